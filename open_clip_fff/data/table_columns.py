@@ -16,7 +16,7 @@ LOCAL_URL = "file://"
 SHOWN = 30  # columns that an error line names
 LONG = 80  # characters of a name there; that of a file without a header may be an image in base64
 EXCELS_LINE = re.compile(rb"(\xef\xbb\xbf)?sep=[^\r\n][\r\n]")
-CONTENTS = {  # by first bytes: what is no text, and what to do
+NO_TEXT = {  # by first bytes: what is no text, and what to do
     b"\x1f\x8b": "is gzip, which its name does not say; let it end in .gz",
     b"BZh": "is bz2, which its name does not say; let it end in .bz2",
     b"\x28\xb5\x2f\xfd": "is zstd, which its name does not say; let it end in .zst",
@@ -73,7 +73,7 @@ def no_text(path: str, error: UnicodeDecodeError) -> UsageError:
     """The error for a table that is not UTF-8 text: what it is instead, where its first bytes tell that."""
     with open(path, "rb") as file:
         start = file.read(4)
-    for first, what in CONTENTS.items():
+    for first, what in NO_TEXT.items():
         if start.startswith(first) and (PurePath(path).suffix or path) not in what:
             return UsageError(f"{path} {what}")
     return UsageError(f"{path} is not UTF-8 text ({error}); save it as UTF-8")

@@ -30,7 +30,7 @@ from open_clip_fff.errors import POINTER, POINTER_NOTE, printable
 MOST_BYTES = 2**30  # of a sample's members together
 MOST_HEADER = 2**20  # bytes of a long name, or of pax records
 MOST_PADDING = 2**20  # bytes of zeros behind a tar's end; tar writes up to 10,240 of them by default
-CONTENTS = {  # by first bytes: what is no tar, and what to do
+NO_TAR = {  # by first bytes: what is no tar, and what to do
     POINTER: POINTER_NOTE,
     b"\x28\xb5\x2f\xfd": "it is zstd, which is not read: unzstd it",
     b"PK\x03\x04": "it is a zip archive: unpack it, and open-clip-fff pack makes tars of the folder",
@@ -202,7 +202,7 @@ def _no_tar(start: bytes) -> str | None:
     """What is no tar, by its first bytes; None where they do not tell."""
     text = " ".join(start.decode(errors="ignore").split())
     page = f"it begins with {text!r}: download it again" if text and text.isprintable() else None
-    return next((what for first, what in CONTENTS.items() if start.startswith(first)), page)
+    return next((what for first, what in NO_TAR.items() if start.startswith(first)), page)
 
 
 def _opened(stream: Any) -> Any:
