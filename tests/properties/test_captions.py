@@ -1,6 +1,8 @@
 """The captions of any bytes: what is there comes out, and nothing else; what cannot be read is damage, and no crash."""
 
+import html
 import json
+import unicodedata
 
 import torch
 from hypothesis import given
@@ -18,7 +20,8 @@ from tests.properties.drawn import times
 TEXT = st.text(st.characters(exclude_categories=()), max_size=12)  # halves of an emoji, NUL, byte order marks
 FORGED = '{"open_clip_fff": 1, "id": 7, "captions": ["forged"], "raw": 1}'
 LONG = st.just("long ").map(lambda text: text * 5_000)
-STRINGS = st.one_of(TEXT, st.sampled_from(["", " \t\u00a0", FORGED, FORGED[:20], "a cat"]), LONG)
+BLANK = ["", " \t\u00a0", "\x1b", "\u200b\u2060", "&nbsp;", " &amp;nbsp;\u200b"]
+STRINGS = st.one_of(TEXT, st.sampled_from([*BLANK, FORGED, FORGED[:20], "a cat", "\u200b&", "&#65;"]), LONG)
 NAMES = st.sampled_from(["a", "b", " a", "a.b", "", "\ud83d"])
 NUMBERS = st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.booleans(), st.none())
 JSON = st.recursive(
@@ -49,7 +52,8 @@ def cleaned(value: object) -> list[str]:
     if not isinstance(value, str):
         return []
     text = "".join(c for c in value if not 0xD800 <= ord(c) < 0xE000 and c not in "\0\ufeff").strip()
-    return [text] if text else []
+    resolved = html.unescape(html.unescape(text))  # as CLIP's tokenizer does
+    return [text] if any(unicodedata.category(c) not in ("Cc", "Cf", "Zs", "Zl", "Zp") for c in resolved) else []
 
 
 def sample_of(**members: bytes) -> dict:
