@@ -157,6 +157,17 @@ def test_it_goes_with_mined_pairs_and_any_loss_by_tiles():
     assert smoothed(image, text, scale, assignment=assignment) == smoothed(image, text, scale, **given)
 
 
+def test_a_match_is_a_positive_where_eq_1_leaves_the_pair_out():
+    """The most similar captions of others are the hardest negatives: a band's, or all with `--mined-as ignore`."""
+    ignoring = MiningConfig(-1.0, None, None, None, mined_as="ignore")
+    base = MinedPairs(connected(), Thresholds.of(ignoring), ignoring)
+    assert (base.to_tensor()[0, 1:3] == 0).all()
+    labels = ConnectedPairs(base).both_directions()
+    assert labels.by_image[0, 1] == 1 and labels.by_image[0, 2] == 0  # image 0 asked about caption 1 alone
+    assert labels.by_image[2, 0] == 0  # no match: it stays left out
+    assert labels.by_text[0, 1] == 1 and labels.by_text[2, 1] == 0
+
+
 def test_cosines_of_the_gate_are_those_of_the_hardest_pairs():
     hardest = hardest_negatives(*features(6, 2), torch.arange(6), torch.ones(6, 2, dtype=torch.bool))
     image, text = features(6, 2, seed=9)

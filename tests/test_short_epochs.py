@@ -40,7 +40,7 @@ def test_openclips_losses_tell_of_a_short_epoch(trainer, tmp_path, flags):
     data = shards(tmp_path, (20, 20, 20, 10))
     assert trainer(*flags, "--workers", "4", "--name", "x", data=data) == 0
     assert "Epoch 0 was short: 6 of 8 mini-batches, while the schedule counts all" in trainer.log("x")
-    assert "hold fewer rows that can be read than a mini-batch of 16" in trainer.log("x")
+    assert "hold fewer rows that can be read and have a caption than a mini-batch of 16" in trainer.log("x")
 
 
 def test_a_worker_without_a_readable_row_is_told(trainer, tmp_path):
@@ -48,7 +48,7 @@ def test_a_worker_without_a_readable_row_is_told(trainer, tmp_path):
     write_tar(tmp_path / "01.tar", {f"{row}": {**colour_sample(row), "png": b"<html>"} for row in range(20)})
     assert trainer(*MANY, "--workers", "2", "--name", "x", data=data) == 0
     assert "Epoch 0 was short: 2 of 4 mini-batches" in trainer.log("x")
-    assert "a loader worker's shards hold no row that can be read" in trainer.log("x")
+    assert "a loader worker's shards hold no row that can be read and has a caption" in trainer.log("x")
 
 
 def test_rows_that_stop_being_readable_do_not_loop_for_ever(trainer, tmp_path, capsys):

@@ -5,9 +5,10 @@
 3. `hardest.match_labels` turns positions into ids, so that other ranks find the pairs, too.
 4. `ConnectedPairs` applies the labels to an assignment, tile by tile.
 
-A match becomes a positive, an ambiguous pair is ignored, both only in the direction that found the pair: an image's row
-or a caption's column. A pair is identified by its image's id, its caption's image's id and a hash of the caption: where
-an image is in the global batch twice with different captions, a label of one of them says nothing about the other.
+A match becomes a positive, also where Eq. 1 leaves the pair out (`--ignore-band`), an ambiguous pair is ignored, both
+only in the direction that found the pair: an image's row or a caption's column. A pair is identified by its image's id,
+its caption's image's id and a hash of the caption: where an image is in the global batch twice with different captions,
+a label of one of them says nothing about the other.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from open_clip_fff.config.connection import UNDECIDED
 from open_clip_fff.mining.counts import ConnectionCounts
 from open_clip_fff.mining.global_texts import TextBlock
 from open_clip_fff.mining.hardest import Hardest, candidate_cosines, hardest_negatives, match_labels
-from open_clip_fff.mining.labels import IGNORED, NEGATIVE
+from open_clip_fff.mining.labels import IGNORED, NEGATIVE, POSITIVE
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.mining.tiles import Assignment, Labels, Tile
 
@@ -87,7 +88,10 @@ class ConnectionMiner:
 
 
 class ConnectedPairs(Assignment):
-    """`base` with match labels in the place of negatives; its text blocks have `match_labels` and `captions`."""
+    """`base` with match labels in the place of negatives, and matches in that of ignored pairs.
+
+    Its text blocks have `match_labels` and `captions`.
+    """
 
     def __init__(self, base: Assignment) -> None:
         super().__init__(base.global_texts, base.on_tile)
@@ -110,5 +114,8 @@ class ConnectedPairs(Assignment):
 
 
 def _label(labels: Tensor, pairs: Tensor, new: Tensor) -> Tensor:
-    """`new` at those pairs that are negatives so far: own captions and mined positives keep their labels."""
-    return torch.where(pairs & (labels == NEGATIVE), new, labels)
+    """`new` at those pairs that are negatives so far, and a match at those that Eq. 1 leaves out.
+
+    Own captions and mined positives keep their labels.
+    """
+    return torch.where(pairs & ((labels == NEGATIVE) | (labels == IGNORED) & (new == POSITIVE)), new, labels)

@@ -43,9 +43,10 @@ class CountedLoader(View):
             self._short(count)
 
     def _short(self, count: int) -> None:
-        args, why = self.args, "a loader worker's shards hold no row that can be read"
+        args, why = self.args, "a loader worker's shards hold no row that can be read and has a caption"
         if not self.repeats:
-            why = f"a loader worker's shards hold fewer rows that can be read than a mini-batch of {args.batch_size}"
+            rows = f"fewer rows that can be read and have a caption than a mini-batch of {args.batch_size}"
+            why = f"a loader worker's shards hold {rows}"
         gave = f"{count:,} of {self.num_batches:,} mini-batches"
         if args.world_size > 1:
             raise OneRankError(
