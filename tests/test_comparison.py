@@ -66,14 +66,13 @@ def digits(name: str, rate: float, rng, meta: dict, images: int = 300, classes: 
     luck, target = np.random.default_rng(7).random(images), np.arange(images) % classes
     hit = 0.9 * luck + 0.1 * rng.random(images) < rate
     metric = "lp_acc1" if probe else METRICS[name]
-    values = {metric.removesuffix("acc1") + "acc1": hit.mean(), "acc5": float("nan")}
-    values["mean_per_class_recall"] = np.mean([hit[target == each].mean() for each in range(classes)])
-    about = {"name": name.removesuffix("-probe"), "title": name, "task": "zeroshot_classification", "metric": metric}
-    about |= {"task": "linear_probe"} if probe else {}
+    recall = np.mean([hit[target == each].mean() for each in range(classes)])
+    values = {metric.removesuffix("acc1") + "acc1": hit.mean(), "acc5": np.nan, "mean_per_class_recall": recall}
+    about = {"name": name, "title": name, "task": "zeroshot_classification", "metric": metric}
+    about |= {"name": "cifar10_linear_probe", "title": "x, linear probe", "task": "linear_probe"} if probe else {}
     about |= {"location": "data", "layout": "webdataset", "images": images, "classes": classes, "templates": 1}
-    values = {key: float(value) for key, value in values.items()}
-    samples = {"target": target, "predicted": np.where(hit, target, target + 1)}
-    return Score({"task": about["task"], "metrics": values}, meta | {"set": about}, samples)
+    summary = {"task": about["task"], "metrics": {key: float(value) for key, value in values.items()}}
+    return Score(summary, meta | {"set": about}, {"target": target, "predicted": np.where(hit, target, target + 1)})
 
 
 def flickr(rate: float, rng, meta: dict, images: int = 100) -> Score:
@@ -166,6 +165,7 @@ def test_recall_and_linear_probe_have_columns_of_their_own(scores):
         scores.model(name, rate, ["cifar10", "cifar10-probe", "flickr30k"])
     table = scores.table(["logs/a"], ["logs/b"])
     assert [group for group, _ in table.groups()] == ["Zero-shot classification", "Zero-shot retrieval", "Linear probe"]
+    assert table.columns[-1].name == "CIFAR-10 (linear probe)"
     details = [column.detail for column in table.columns if column.key[1] == "flickr30k"]
     assert details[0] == "image → text R@1" and details[-1] == "text → image R@10" and len(details) == 6
     change = cell(table, "b", "flickr30k", "image_retrieval_recall@1").changes["a"]

@@ -68,14 +68,20 @@ def columns_of(rows: Sequence[ModelRow]) -> list[Column]:
     return sorted(found, key=lambda column: groups.index(column.group))  # stable
 
 
+def set_name(key: SetKey) -> str:
+    """The set's own name: a probe's score has a name of its own, beside the zero-shot score."""
+    return key[1].removesuffix(f"_{LINEAR_PROBE}")
+
+
 def _order(key: SetKey) -> tuple[int, str]:
-    names = list(PROTOCOL)
-    return names.index(key[1]) if key[1] in names else len(names), key[1]
+    names, name = list(PROTOCOL), set_name(key)
+    return names.index(name) if name in names else len(names), name
 
 
 def _columns(key: SetKey, score: Score) -> list[Column]:
-    task, name = key
+    task, name = key[0], set_name(key)
     title = PROTOCOL[name].title if name in PROTOCOL else score.meta["set"].get("title") or name
+    title = title.removesuffix(", linear probe")  # the column's group says so
     if is_retrieval(task):
         orders = {"": ""} if task == RETRIEVAL else dict(zip(ORDERS, ("", ", ITM", ", ITC+ITM"), strict=True))
         return [

@@ -2,7 +2,7 @@
 
 import math
 
-from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL
+from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL, set_name
 from open_clip_fff.evaluation.compare.rows import ModelRow
 from open_clip_fff.evaluation.compare.table import ComparisonTable, draws_seeds, same_seeds
 from open_clip_fff.evaluation.protocol import PROTOCOL, RECALLS, RETRIEVAL
@@ -23,7 +23,7 @@ def footnotes(table: ComparisonTable) -> list[str]:
         notes.append(f"{RECALLS}, and resamples images together with their captions.")
     if any(column.detail == "per class" for column in table.columns):
         notes.append("Per class: mean per class recall.")
-    names = dict.fromkeys(column.key[1] for column in table.columns if column.key[0] != RETRIEVAL)
+    names = dict.fromkeys(set_name(column.key) for column in table.columns if column.key[0] != RETRIEVAL)
     of_sets = [PROTOCOL[name] for name in names if name in PROTOCOL and PROTOCOL[name].note]
     return [*notes, *_unpaired(table), *_without_interval(table), *(f"{each.title}: {each.note}." for each in of_sets)]
 

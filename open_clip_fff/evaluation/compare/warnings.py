@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from open_clip_fff.evaluation.compare.columns import AVERAGE, Column
+from open_clip_fff.evaluation.compare.columns import AVERAGE, Column, set_name
 from open_clip_fff.evaluation.compare.rows import ModelRow, ScoredModel, SetKey
 from open_clip_fff.evaluation.protocol import PROTOCOL
 from open_clip_fff.evaluation.store import Score
@@ -62,14 +62,15 @@ def _data(row: ModelRow) -> str | None:
 
 def missing_sets(rows: Sequence[ModelRow], columns: Sequence[Column]) -> list[str]:
     """For sets that only some rows were scored on; the user's own sets first."""
-    own = sorted(columns, key=lambda column: column.key[1] in PROTOCOL)  # stable
+    own = sorted(columns, key=lambda column: set_name(column.key) in PROTOCOL)  # stable
     titles = {column.key: column.set_title for column in own if column.metric != AVERAGE}
     partial = {key: title for key, title in titles.items() if not all(row.has(key) for row in rows)}
     lacking = []
     for row in rows:
         if without := [f"{title}{_scored_seeds(row, key)}" for key, title in partial.items() if not row.has(key)]:
             lacking.append(f"{row.label} lacks {_and(without)}")
-    text = f"Not all rows were scored on the same sets, and averages only use common ones: {'; '.join(lacking)}."
+    averages = ", and averages only use common ones" if any(each.metric == AVERAGE for each in columns) else ""
+    text = f"Not all rows were scored on the same sets{averages}: {'; '.join(lacking)}."
     return [text] if lacking else []
 
 
