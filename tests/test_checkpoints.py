@@ -250,6 +250,35 @@ def test_files_and_folders_that_are_written_whole_leave_nothing_on_a_full_disk(t
     assert [path.name for path in tmp_path.iterdir()] == ["kept"] and (tmp_path / "kept").read_text() == "before"
 
 
+# --- which checkpoints there are -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [CLIP, []], ids=["ours", "stock"])
+def test_the_previous_checkpoint_goes_once_a_newer_one_is_saved(trainer, tiny_name, capsys, method):
+    """OpenCLIP deletes it an epoch later, whether that epoch is saved or not."""
+    argv = [*trainer.common, *trainer.tars, *method, "--epochs", "5", "--save-frequency", "2", "--name", "x"]
+    argv += ["--delete-previous-checkpoint"]
+    saved = trainer.run("x") / "checkpoints"
+    with in_step(14, lambda: 1 / 0), pytest.raises(ZeroDivisionError):
+        main(argv)
+    assert [path.name for path in saved.glob("*.pt")] == ["epoch_2.pt"]
+    assert main([*argv, "--resume", "latest"]) == 0
+    assert f"resuming checkpoint '{saved / 'epoch_2.pt'}'" in trainer.log("x")
+    assert [path.name for path in saved.glob("*.pt")] == ["epoch_5.pt"]
+    (saved / "epoch_5.pt").unlink()
+    capsys.readouterr()
+    assert main([*argv, "--resume", "latest", "--epochs", "1"]) == 0
+    lost = f"warning: --resume latest: {trainer.run('x')} has the log of a run and no checkpoint: it begins anew"
+    assert lost in capsys.readouterr().out
+
+
+def test_older_checkpoints_than_the_previous_one_stay(trainer, run):
+    """They are of a time without --delete-previous-checkpoint."""
+    argv = [*EMA, "--epochs", "4", "--resume", "latest", "--delete-previous-checkpoint", "--name", "x"]
+    assert trainer(*argv) == 0
+    assert sorted(path.name for path in run.glob("*.pt")) == ["epoch_1.pt", "epoch_4.pt"]
+
+
 # --- one run in a folder ---------------------------------------------------------------------------------------------
 
 HOLD = """

@@ -24,7 +24,7 @@ from open_clip_fff.host.fixes import save_atomically
 from open_clip_fff.host.nonfinite import refuse_to_save
 from open_clip_fff.host.random_state import random_state
 from open_clip_fff.host.state import RunState
-from open_clip_fff.hub.checkpoints import Position, describe_file, extra_path
+from open_clip_fff.hub.checkpoints import Position, by_position, describe_file, extra_path
 from open_clip_fff.patching import View, replaced
 
 _load_mapped = partial(torch.load, mmap=True)  # read only as far as it is looked at
@@ -32,9 +32,16 @@ _load_mapped = partial(torch.load, mmap=True)  # read only as far as it is looke
 
 @contextmanager
 def extra_state(state: RunState) -> Iterator[None]:
-    """Saves the extra state of runs that have one, with OpenCLIP's own checkpoints, if those are finite."""
-    saving = {"save": _saver(state, oc_main.torch.save)} if state.plan.typed else {}
-    with replaced(oc_main, torch=View(oc_main.torch, **saving)):
+    """Saves the extra state of runs that have one, with OpenCLIP's own checkpoints, if those are finite.
+
+    And --delete-previous-checkpoint deletes one as a newer one is saved; OpenCLIP does so though none is.
+    """
+    save, seams = oc_main.torch.save, {}
+    if state.plan.typed:
+        save = _saver(state, save)
+    if state.args.delete_previous_checkpoint:
+        save, seams = partial(_replace_previous, save), {"os": View(oc_main.os, remove=lambda _: None)}
+    with replaced(oc_main, torch=View(oc_main.torch, save=save), **seams):
         yield
 
 
@@ -74,6 +81,15 @@ def _saver(state: RunState, save: Callable) -> Callable:
         _clean(Path(path), at)
 
     return save_both
+
+
+def _replace_previous(save: Callable, checkpoint: dict, path: str) -> None:
+    """Saves, and removes the checkpoint before: one alone, since older ones are of a run that kept them."""
+    save(checkpoint, path)
+    at, saved = Position.named(Path(path).stem), by_position(Path(path).parent.parent)
+    before = [each for each in saved if at is not None and not at.step and each < at]
+    if before:
+        saved[max(before)].unlink(missing_ok=True)
 
 
 def _clean(checkpoint: Path, at: Position) -> None:

@@ -68,7 +68,8 @@ def _latest(run: Path, save_most_recent: bool, check: Check) -> ResumeCheckpoint
     if not found and upstream is not None:  # by another name, which OpenCLIP takes, too
         found = [upstream]
     if not found:
-        return ResumeCheckpoint()
+        lost = f"warning: --resume latest: {run} has the log of a run and no checkpoint: it begins anew"
+        return ResumeCheckpoint(notes=(lost,) if any(run.glob("out[.-]*")) else ())
     checkpoint, errors = first_usable(found, check)
     if checkpoint is None:
         raise UsageError(f"{errors[0]}{'; none before it is usable' * (len(found) > 1)}") from errors[0]
