@@ -83,6 +83,34 @@ def test_what_a_stopped_run_saved_is_synced_and_its_process_is_no_obstacle(train
     assert (tmp_path / "far" / "x-2" / "checkpoints" / "epoch_2.pt").is_file()
 
 
+AWS = """#!/bin/sh
+case $2 in
+sync) mkdir -p $4 && cp -r $3/. $4 ;;
+ls) ls $3 | sed 's/^/2026-01-01 00:00:00       1234 /' ;;
+esac
+"""
+
+
+@pytest.mark.slow
+def test_a_synced_run_goes_on_from_its_newest_checkpoint(trainer, tmp_path, monkeypatch):
+    """Not from results.jsonl, which comes last by name; from nothing where there are but results."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "aws").write_text(AWS)
+    (tmp_path / "bin" / "aws").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    sync = ["--remote-sync", str(tmp_path / "far"), "--remote-sync-protocol", "s3", "--remote-sync-frequency", "999"]
+    argv = [*CLIP, *sync, "--val-data", str(trainer.shards / "00.tar"), "--val-num-samples", "16", "--name", "x"]
+    assert trainer(*argv) == 0
+    far = tmp_path / "far" / "x" / "checkpoints"
+    assert {"results.jsonl", "epoch_1.pt"} <= {path.name for path in far.iterdir()}
+    assert trainer(*argv, "--epochs", "2", "--resume", "latest") == 0
+    assert f"resuming checkpoint '{far / 'epoch_1.pt'}' (epoch 1)" in trainer.log("x")
+    for path in far.glob("*.pt"):
+        path.unlink()
+    assert trainer(*argv, "--resume", "latest") == 0
+    assert f"No latest resume checkpoint found in {far}." in trainer.log("x")
+
+
 @pytest.mark.slow
 def test_a_run_that_is_stopped_before_it_trains_is_started_again_as_it_was(trainer, monkeypatch, capsys):
     """Its folder is gone, so that `latest` would find nothing, and train new weights."""

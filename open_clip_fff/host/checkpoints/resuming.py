@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,30 @@ from open_clip_fff.patching import replaced
 def resuming(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
     """Checkpoints of one process go on under DDP, too, for which OpenCLIP 3.3 wants `module.` before each name.
 
-    And `latest` stands for what `resumed` says, where that is known; OpenCLIP goes by names alone.
+    And `latest` stands for what `resumed` says, where that is known; OpenCLIP goes by names alone, and with
+    --remote-sync by those of all files that were synced.
     """
     seams: dict[str, Any] = {}
     checkpoint = resumed.checkpoint
     if state.args.resume == "latest" and checkpoint is not None:
         latest = _FirstName(checkpoint.name, oc_main.LATEST_CHECKPOINT_NAME)
         seams = {"get_latest_checkpoint": lambda *_, **__: str(checkpoint), "LATEST_CHECKPOINT_NAME": latest}
+    elif state.args.remote_sync:
+        seams = {"get_latest_checkpoint": partial(_newest_synced, oc_main.get_latest_checkpoint)}
     with replaced(READER, pt_load=_loader(state, resumed.fits, READER.pt_load)), replaced(oc_main, **seams):
         yield
+
+
+def _newest_synced(find: Callable, *args: Any, **options: Any) -> str | None:
+    """What OpenCLIP finds, of checkpoints alone: else it is results.jsonl, which comes last by name."""
+    with replaced(oc_main, natural_key=_position):
+        found = find(*args, **options)
+    return found if found and _position(found) else None
+
+
+def _position(name: str) -> tuple[int, ...]:
+    """By which checkpoints are sorted; empty, and before theirs, for another file."""
+    return (Position.named(Path(name).stem) if name.endswith(".pt") else None) or ()
 
 
 class _FirstName:
