@@ -39,6 +39,7 @@ from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.peers import bounded_waits
 from open_clip_fff.host.report.plan_log import plan_text
+from open_clip_fff.host.report.trackers import trackers
 from open_clip_fff.host.startup import startup
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.stopping import Stopped
@@ -156,6 +157,7 @@ def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
         optimizer_seams(state),
         extra_state(state),
         resuming(state, resumed),
+        trackers(state.args),
         replaced(
             oc_main,
             parse_args=lambda _: state.args,
