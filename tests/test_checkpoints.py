@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from open_clip_train.logger import setup_logging
 from open_clip_fff.atomic_io import atomic_folder, write_atomically
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
+from open_clip_fff.host.checkpoints.run_lock import NAME, lock_run
 from open_clip_fff.host.log_levels import logging_put_back, set_up_logging
 from open_clip_fff.hub.checkpoints import find_checkpoint, newest_checkpoint
 from open_clip_fff.hub.loading import load_model
@@ -225,6 +227,25 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_saved(trainer, run, capsys, 
     assert f"{run / failed}: cannot be saved (File too large); the newest checkpoint is {run / 'epoch_2.pt'}" in line
     assert (run / "epoch_2.pt").read_bytes() == kept
     assert not [path.name for path in run.iterdir() if "unfinished" in path.name or path.name.startswith("epoch_3.pt")]
+
+
+def test_what_a_disk_that_is_full_at_the_start_lacks_is_named(trainer, tmp_path, capsys):
+    says = r"cannot be written \(\[Errno 27\] File too large\)$"
+    with full_disk(0), pytest.raises(UsageError, match=rf"^{tmp_path / NAME}: {says}"):
+        lock_run(tmp_path)
+    with full_disk(200):
+        line = line_of(capsys, trainer(*CLIP, "--name", "x"))
+    assert re.search(rf": error: {trainer.run('x') / 'open_clip_config.json'}: {says}", line)
+    assert not trainer.run("x").exists()
+
+
+def test_a_bank_on_a_full_disk_is_one_line_and_keeps_what_was_saved(trainer, capsys):
+    argv = ["--method", "grit", "--group-search-space", "32", "--epochs", "3", "--name", "x"]
+    with ExitStack() as after, in_step(6, lambda: after.enter_context(full_disk(600))):
+        line = line_of(capsys, trainer(*argv))
+    bank = trainer.run("x") / "checkpoints" / "bank"
+    assert f"error: {bank}: the features of grouped mini-batches cannot be written ([Errno 27] File too large)" in line
+    assert trainer(*argv, "--resume", "latest") == 0 and trainer.checkpoint("x", 3)
 
 
 def test_a_log_on_a_full_disk_is_one_warning(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sized
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.grouping.bank import BankWriter, PartialBank, find_partial
 from open_clip_fff.grouping.bank_file import bank_path, discard, published
 from open_clip_fff.grouping.feature_sources import LastEpochFeatures, stored_features
@@ -60,17 +61,19 @@ class Grit:
         if self.context.rank == 0 and (missing := self.bank.missing(epoch)):
             logging.warning(missing)
         partial, self._partial, rank = self._partial, None, self.context.rank
-        if partial is not None and not find_partial(self.folder, epoch, rank, partial, self.folders):
-            partial = None
-            logging.warning(
-                f"{self.folder}: what the stopped run had written of epoch {epoch} is not there; the next epoch groups "
-                f"those samples at random"
-            )
-        self._writer = BankWriter(self.folder, epoch, rank, partial)
+        with self._writing():
+            if partial is not None and not find_partial(self.folder, epoch, rank, partial, self.folders):
+                partial = None
+                logging.warning(
+                    f"{self.folder}: what the stopped run had written of epoch {epoch} is not there; the next epoch "
+                    f"groups those samples at random"
+                )
+            self._writer = BankWriter(self.folder, epoch, rank, partial)
 
     def epoch_state(self) -> dict[str, Any]:
         """How much of the bank is on the disk."""
-        return {} if self._writer is None else self._writer.flush()._asdict()
+        with self._writing():
+            return {} if self._writer is None else self._writer.flush()._asdict()
 
     def load_epoch_state(self, state: dict[str, Any]) -> None:
         """The epoch that is resumed continues its bank."""
@@ -79,13 +82,15 @@ class Grit:
     def after_step(self, ids: Tensor, image: Tensor, text: Tensor) -> None:
         """Adds a step's features to the bank: int64 [B], [B, D], [B, D]."""
         if self._writer is not None:
-            self._writer.add(ids, image, text)
+            with self._writing():
+                self._writer.add(ids, image, text)
 
     def after_epoch(self, epoch: int) -> None:
         """Publishes the bank on all ranks before the next epoch begins; the one before it stays, for a resume."""
         if self._writer is None:
             return
-        self._writer.publish()
+        with self._writing():
+            self._writer.publish()
         self._writer, ranks = None, self.context.world_size
         if self.context.rank == 0:  # what a run with more ranks left as it died would count as of this one
             own = [bank_path(self.folder, epoch, rank) for rank in range(ranks)]
@@ -95,3 +100,7 @@ class Grit:
             dist.barrier()
         if self.context.rank == 0:
             discard(Path(self.folder), epoch - 1)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        """A full disk is one line."""
+        return as_mistake(f"{self.folder}: the features of grouped mini-batches cannot be written", OSError)

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from open_clip_fff.errors import as_mistake
 from open_clip_fff.host.checks.flags_and_files import check_text
 from open_clip_fff.host.fusion import add_fusion
 from open_clip_fff.host.report.plan_log import log_plan
 from open_clip_fff.host.state import RunState
-from open_clip_fff.hub.description import describe, write_description
+from open_clip_fff.hub.description import CONFIG_NAME, describe, write_description
 from open_clip_fff.hub.weights import BIAS, LoadReport, checked_loading
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.models.ema import WeightsEma
@@ -43,7 +44,8 @@ def model_factory(state: RunState, create: Callable) -> Callable:
             log_plan(state.args, state.plan)
         if state.master and not state.args.torchscript:
             folder = Path(state.args.logs) / state.args.name
-            write_description(describe(model_name, model, options), folder)
+            with as_mistake(f"{folder / CONFIG_NAME}: cannot be written", OSError):
+                write_description(describe(model_name, model, options), folder)
         _save_text_work(state)
         if state.plan.fusion is not None:
             state.fusion = add_fusion(model, model_name, state.plan.fusion, state.plan.typed, state.args)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from open_clip_fff.atomic_io import allow_missing_locks
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, as_mistake
 
 # --remote-sync-protocol fsspec passes over names with this in it: reading the file would give the lock back
 NAME = ".epoch_latest.pt.lock"
@@ -20,16 +20,17 @@ def lock_run(folder: Path) -> Callable[[], None]:
     it is seen by other machines where the file system carries locks. Where it knows none, nothing is held. Raises
     UsageError if another process holds it.
     """
-    handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with allow_missing_locks():
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.truncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    except BlockingIOError as error:
-        holder = os.read(handle, 200).decode(errors="replace") or "another process"
-        os.close(handle)
-        raise UsageError(
-            f"{folder}: a run lives in this folder ({holder}); wait for its end, or start under another --name"
-        ) from error
+    with as_mistake(f"{folder / NAME}: cannot be written", OSError):
+        handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            with allow_missing_locks():
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.truncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except BlockingIOError as error:
+            holder = os.read(handle, 200).decode(errors="replace") or "another process"
+            os.close(handle)
+            raise UsageError(
+                f"{folder}: a run lives in this folder ({holder}); wait for its end, or start under another --name"
+            ) from error
     return lambda: os.close(handle)
