@@ -163,6 +163,19 @@ def test_a_step_seen_twice_counts_once():
     assert once.thresholds() == twice.thresholds() and once.step == twice.step == 3
 
 
+def test_a_rate_begins_anew_after_a_resume_with_batches_of_another_size():
+    """Of so many more pairs per image the counts before would mine five times as many."""
+    before, resumed, new = (Miner(MiningConfig(per_image=1.0)) for _ in range(3))
+    for seed in range(20):
+        pairs_of(before, features(seed))
+        before.after_step()
+    resumed.load_state_dict(before.state_dict(), CPU)
+    for seed in range(3):
+        f = features(seed, 4 * N)
+        assert torch.equal(pairs_of(resumed, f).pairs, pairs_of(new, f).pairs)
+        resumed.after_step(), new.after_step()
+
+
 def test_a_miner_goes_on_from_its_state():
     config = MiningConfig(per_image=2.0, warmup=3, guarded=True)
     whole, first = Miner(config), Miner(config)

@@ -96,12 +96,18 @@ class RateThresholds:
         assert config.per_image is not None
         self.config, self.per_image, self.rank, self.world_size = config, config.per_image, rank, world_size
         self._kept: Counts | None = None
+        self._columns = self._resumed = 0  # N K of the last batch, and of those before a resume; 0 for none
 
     def sampled(self, size: int, images: int, captions: int) -> slice:
         """The rows that `observe` counts, of this rank's B = `size`, in a batch of N x K.
 
-        Every n-th row of the global batch: the same ones whatever the number of ranks.
+        Every n-th row of the global batch: the same ones whatever the number of ranks. After a resume with batches of
+        another size the counts begin anew: of more pairs per image a smaller share is mined.
         """
+        self._columns = images * captions
+        if self._resumed not in (0, self._columns):
+            self._kept = None
+        self._resumed = 0
         step = -(-images * images * captions // SAMPLE)
         return slice(-self.rank * size % step, None, step)
 
@@ -138,12 +144,13 @@ class RateThresholds:
         return None if self._kept is None else self._thresholds(self._kept)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The counts, by name; empty before the first step."""
-        return {} if self._kept is None else self._kept._asdict()
+        """The counts and the N K of their batches, by name; empty before the first step."""
+        return {} if self._kept is None else {**self._kept._asdict(), "columns": torch.tensor(self._columns)}
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
-        """Restores `state_dict`."""
-        self._kept = Counts(**{name: x.to(device) for name, x in state.items()}) if state else None
+        """Restores `state_dict`; those of older versions lack N K."""
+        self._kept = Counts(*(state[name].to(device) for name in Counts._fields)) if state else None
+        self._columns = self._resumed = int(state.get("columns", 0))
 
     def _summed(self, counts: Tensor) -> Tensor:
         return sum_over_ranks(counts, self.world_size).double()
