@@ -87,7 +87,7 @@ def test_copies_of_an_image_are_one_image_with_all_their_captions(program, tmp_p
 
 
 def test_a_text_that_an_image_has_several_times_is_one_caption(program, tmp_path):
-    """Of txt and json, or within a list: a repeat would stand for a caption of its own, beyond K."""
+    """Of txt and json, or within a list: a repeat would stand for a caption of its own, beyond K, which are counted."""
     samples = {
         "0": {
             **colour_sample(0),
@@ -98,6 +98,7 @@ def test_a_text_that_an_image_has_several_times_is_one_caption(program, tmp_path
     }
     tar = write_tar(tmp_path / "a.tar", samples)
     done = program("retrieval_set", tar, "--out", tmp_path / "set", "--json-text-key", "captions", "--captions", 3)
-    assert "5 captions of 2 images; dropped: 2 captions that an image had already\n" in done.out
+    dropped = "dropped: 2 captions that an image had already, 1 caption beyond --captions 3"
+    assert f"5 captions of 2 images; {dropped}\n" in done.out
     rows = list(build_dataset("wds/set", str(tmp_path / "set"), str, "test", task="zeroshot_retrieval"))
     assert [captions for _, captions in rows] == [["a dog", "a cat", "a cow"], ["img 1", "a bird"]]

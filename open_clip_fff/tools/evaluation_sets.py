@@ -74,7 +74,7 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
     check_torn("SHARDS", *urls)
     if reader.sidecar is not None and len(reader.sidecar.missing(urls)) == len(urls):
         reader.sidecar.check(urls[0])  # names the parquet
-    (texts, repeated), written = _captions_by_image(urls, reader, arguments.captions), set[int]()
+    (texts, dropped), written = _captions_by_image(urls, reader, arguments.captions), set[int]()
 
     def members(sample: dict) -> Members | SkippedSample:
         nonlocal captions
@@ -96,21 +96,24 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
             sources = ", ".join(settings.sources)
             raise UsageError(f"{shards}: no sample has captions ({sources}) and a readable image; they hold {held}")
         (unfinished / "dataset_type.txt").write_text("retrieval\n")
-    again = f"; dropped: {plural(repeated, 'captions')} that an image had already" if repeated else ""
-    print(f"{out}: {plural(captions, 'captions')} of {plural(images, 'images')}{left_out}{again}")
+    less = ", ".join(plural(number, f"captions {why}") for why, number in dropped.items())
+    less = f"; dropped: {less}" if less else ""
+    print(f"{out}: {plural(captions, 'captions')} of {plural(images, 'images')}{left_out}{less}")
     print(how_to_score(out))
     return 0
 
 
-def _captions_by_image(urls: Sequence[str], reader: CaptionReader, most: int) -> tuple[dict[int, list[str]], int]:
-    """Each image's first `most` captions by its id, one line each, and how many repeat another of their image.
+def _captions_by_image(
+    urls: Sequence[str], reader: CaptionReader, most: int
+) -> tuple[dict[int, list[str]], Counter[str]]:
+    """Each image's first `most` captions by its id, one line each, and how many were dropped, by reason.
 
     A copy of an image adds those that it has not.
 
     Raises UsageError if a shard cannot be read, or a source that is named has no caption at all.
     """
     texts: dict[int, list[str]] = {}
-    counts, joined, repeated, damaged = Counter[str](), 0, 0, list[str]()
+    counts, joined, dropped, damaged = Counter[str](), 0, Counter[str](), list[str]()
     samples = as_usage_errors(read_samples(urls), " ".join(urls[:3]))
     for sample in progress(samples, "reading captions", unit=" images"):
         found, damage = reader.read(sample)
@@ -120,8 +123,10 @@ def _captions_by_image(urls: Sequence[str], reader: CaptionReader, most: int) ->
             own = texts.setdefault(image, [])
             for text in chain.from_iterable(found.values()):
                 if (line := " ".join(text.split())) in own:
-                    repeated += 1
-                elif len(own) < most:
+                    dropped["that an image had already"] += 1
+                elif len(own) == most:
+                    dropped[f"beyond --captions {most}"] += 1
+                else:
                     own.append(line)
                     joined += "\n" in text
     if counts.total() and (empty := [name for name, count in counts.items() if not count and name != "txt"]):
@@ -133,4 +138,4 @@ def _captions_by_image(urls: Sequence[str], reader: CaptionReader, most: int) ->
         )
     if damaged:
         print(f"{plural(len(damaged), 'samples')} with captions that cannot be read, first {damaged[0]}")
-    return texts, repeated
+    return texts, dropped
