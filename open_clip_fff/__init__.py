@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from open_clip_fff.losses.sigmoid import FFFLoss as FFFLoss
     from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss as SmoothedITCLoss
     from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss as MultiPositiveSoftmaxLoss
+    from open_clip_fff.matching.registry import DiscriminatorContext as DiscriminatorContext
     from open_clip_fff.matching.registry import register_discriminator as register_discriminator
     from open_clip_fff.mining.assign import make_assignment as make_assignment
     from open_clip_fff.mining.assign import own_text_block as own_text_block
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Batch": "data.batch",
     "CaptionBatch": "data.batch",
+    "DiscriminatorContext": "matching.registry",
     "FFFLoss": "losses.sigmoid",
     "GivenPairs": "mining.given",
     "HookContext": "hooks.registry",

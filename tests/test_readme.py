@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import open_clip_fff
 from open_clip_fff.config.fields import value_text
 from open_clip_fff.config.flags import GROUPS, as_flag, flag_parser, flags_of
 from open_clip_fff.config.methods import METHODS
@@ -91,6 +92,11 @@ def test_a_rate_is_held_in_ones_own_loop():
     assert image.grad.isfinite().all() and names["miner"].step == 20
     mined = (names["assignment"].to_tensor() > 0).sum().item() / 128 - 2  # without its own two
     assert mined == pytest.approx(1.0, abs=0.4)
+
+
+def test_what_own_parts_are_built_from_can_be_imported():
+    named = set(re.findall(r"`(\w+Context)`", (ROOT / "docs" / "extend.md").read_text()))
+    assert len(named) == 3 and named <= set(open_clip_fff.__all__)
 
 
 def test_every_flag_of_ours_is_explained():
