@@ -1,6 +1,6 @@
-"""`python -m open_clip_fff.export`: a training checkpoint as a folder that stock OpenCLIP loads, with a model card.
+"""Writes a training checkpoint as a folder that stock OpenCLIP loads, with a model card.
 
-python -m open_clip_fff.export logs/my-run --out my-model
+open-clip-fff export logs/my-run --out my-model
 # anywhere: open_clip.create_model_and_transforms("local-dir:my-model")
 """
 
@@ -51,7 +51,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace]:
     return (arguments,)
 
 
-main = command("python -m open_clip_fff.export", parse, "open_clip_fff.tools.export:run")
+main = command("open-clip-fff export", parse, "open_clip_fff.tools.export:run")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -331,7 +331,7 @@ def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, expor
     for argv, told in mistakes.items():
         assert export(argv.split()) == 2, argv
         (line,) = capsys.readouterr().err.strip().splitlines()
-        assert line.startswith("open_clip_fff.export: error: ") and told in line, (argv, line)
+        assert line.startswith("open-clip-fff export: error: ") and told in line, (argv, line)
     assert (tmp_path / "model" / "open_clip_model.safetensors").read_bytes() == before
     assert not x.exists() and not list(tmp_path.glob(".*"))
     (run / "open_clip_config.json").write_text("{}")

@@ -1,10 +1,14 @@
 """Training's flags in programs that do not train."""
 
+import re
 import sys
 
 import pytest
 
+from open_clip_fff.commands import retrieval_set, train_discriminator
+from open_clip_fff.commands.train_discriminator import LABELLING
 from open_clip_fff.config.command_line import parse_shard_flags
+from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.errors import UsageError
@@ -129,6 +133,19 @@ def test_the_help_of_a_command_has_one_layout():
         text.index(part) for part in ("\narguments:\n", "\nits flags:\n", "\ntraining's flags:\n  --train-data, …")
     ]
     assert order == sorted(order)
+
+
+@pytest.mark.parametrize(("command", "flags"), [(retrieval_set, ()), (train_discriminator, LABELLING)])
+def test_the_help_of_a_command_that_takes_some_names_them_all_and_no_others(command, flags, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    text = capsys.readouterr().out.partition("\ntraining's flags:\n")[2]
+    assert set(re.findall(r"--\w[\w-]+", text)) == {*map(as_flag, (*CAPTION_FLAGS, *flags)), "--help"}
+
+
+def test_the_help_of_a_command_that_takes_all_says_where_openclips_are_too():
+    text = " ".join(command_parser().format_help().split())
+    assert "open-clip-fff train --help lists them" in text and "where each flag is training's" in text
 
 
 def test_the_shards_of_a_training_command(trainer):

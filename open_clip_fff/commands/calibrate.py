@@ -33,7 +33,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     add = parser.add_argument
     batch = f"of training, over all processes (default: --batch-size times --accum-freq, or {DEFAULT_BATCH})"
     add("--global-batch", type=int, metavar="N", help=batch)
-    rate = "captions of others that an image shall mine in a batch, by all clauses together (default: training's, 1)"
+    rate = "captions of others that an image shall mine in a batch, by all clauses together (default: training's, or 1)"
     add("--mined-per-image", type=float, metavar="R", help=rate)
     add("--match-pairs", type=int, default=500, metavar="P", help="that --discriminator scores (default: 500)")
     add("--judge-pairs", dest="match_pairs", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # old name

@@ -40,7 +40,7 @@ def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes
         shared: whether the processes of torchrun share its work; the first one then prints mistakes for all.
         resumes: whether a second start does what an interrupted one has not, as where work is shared.
     """
-    name = prog.removeprefix("scripts/").removeprefix("python -m ")
+    name = prog.removeprefix("scripts/")
     prepare_process()
     try:
         with _terminable(), _output_told():

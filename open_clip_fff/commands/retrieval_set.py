@@ -22,7 +22,7 @@ from open_clip_fff.hub.training_flags import (
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSettings]:
     """The command line with training's flags of captions. Raises UsageError for other flags and wrong values."""
-    parser = CommandParser(prog, __doc__, CAPTIONS_HELP)
+    parser = CommandParser(prog, __doc__, CAPTIONS_HELP, every=False)
     parser.add_argument("shards", help="tars, with braces as in training")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the set's folder, which must not exist")
     parser.add_argument("--captions", type=int, default=5, metavar="K", help="of an image at most (default: 5)")

@@ -15,6 +15,7 @@ from dataclasses import replace
 from open_clip_fff.commands.program import command
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import ConnectionSettings
+from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.training_flags import (
@@ -34,7 +35,8 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
 
     Raises UsageError for an invalid flag.
     """
-    parser = CommandParser(prog, __doc__, CAPTIONS_HELP)
+    labelling = f"those of the model that labels hardest pairs ({', '.join(map(as_flag, LABELLING))})"
+    parser = CommandParser(prog, __doc__, f"{CAPTIONS_HELP}, and {labelling}", every=False)
     add_flags(parser, "BLIP or BLIP-2 with a matching head", 0.5)
     add = parser.add_argument
     add("--train-data", required=True, metavar="TARS", help="with braces as in training")

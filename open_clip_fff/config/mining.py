@@ -221,7 +221,8 @@ class FrozenSource(Settings):
     pretrained: str | None = setting(
         "mining_pretrained",
         None,
-        "its weights, for an OpenCLIP name; for a run or a folder, a checkpoint to use instead of its own",
+        "its weights, for an OpenCLIP name (a method's are for its own model alone: with another name give them); for a "
+        "run or a folder, a checkpoint to use instead of its own",
         metavar="TAG|FILE",
     )
 

@@ -33,12 +33,13 @@ class CommandParser(OneLineParser):
         prog: how the command was called.
         about: its module's docstring, which the help shows.
         training: what the help says of training's flags; None for a command that takes none.
+        every: whether it takes all of them.
     """
 
-    def __init__(self, prog: str, about: str | None, training: str | None = None) -> None:
+    def __init__(self, prog: str, about: str | None, training: str | None = None, every: bool = True) -> None:
         raw = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=prog, description=(about or "").strip(), allow_abbrev=False, formatter_class=raw)
-        self.training = training
+        self.training, self.every = training, every
         self._positionals.title, self._optionals.title = "arguments", "its flags"
 
     def format_help(self) -> str:
@@ -47,9 +48,10 @@ class CommandParser(OneLineParser):
         text = super().format_help()
         if self.training is None:
             return text
-        more = f"{self.training}; open-clip-fff train --help-fff lists them. They may stand among the command's own, "
-        more += "or after --, where each flag is training's, also one that the command has, too (--workers, say)."
-        return f"{text}\ntraining's flags:\n{textwrap.indent(textwrap.fill(more, 77), '  ')}\n"
+        more = f"{self.training}; open-clip-fff train --help lists them. They may stand among the command's own, or "
+        both = ", where each flag is training's, also one that the command has, too (--workers, say)"
+        more += f"after --{both if self.every else ''}."
+        return f"{text}\ntraining's flags:\n{textwrap.indent(textwrap.fill(more, 77, break_on_hyphens=False), '  ')}\n"
 
     def _usage(self) -> Iterable[str]:
         """What has to be typed, and what may be."""
