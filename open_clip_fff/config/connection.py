@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from open_clip_fff.config.fields import REQUIRED, Settings, setting
 from open_clip_fff.config.mining import threshold
 from open_clip_fff.config.numbers import threshold_text
+from open_clip_fff.config.objective import TWO_WAYS
 from open_clip_fff.config.topics import MAFA, Topic, code, since
 
 if TYPE_CHECKING:  # settings need no torch
@@ -20,7 +21,6 @@ _KINDS = {
     "fusion": " (a fusion model that was trained by open_clip_fff)",
     COSINE: " (an OpenCLIP model, whose match score is its cosine)",
 }
-_TWO_WAYS = ("softmax", "s-itc")  # losses whose two directions have targets of their own
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ConnectionSettings(Settings):
             f"match score above {threshold_text(self.positive)} a positive, below {threshold_text(self.negative)} a "
             f"negative, between them out of the loss",
             "each only in the direction that found the pair"
-            if loss in _TWO_WAYS
+            if loss in TWO_WAYS
             else "each in both directions, since the loss has one matrix",
         ]
         if self.gate is not None:

@@ -3,11 +3,10 @@
 from open_clip_fff.config.all_settings import OWNERS
 from open_clip_fff.config.fields import as_flag, fields_by_flag, flag_of, has_effect
 from open_clip_fff.config.mining import IMAGE_THRESHOLDS, SELF_FEATURES, THRESHOLDS, FrozenSource, MiningConfig
-from open_clip_fff.config.objective import OURS
+from open_clip_fff.config.objective import OUR_LOSSES, OURS
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
 
-LOSSES = "fff, softmax or s-itc"  # that we compute
 MINING, MODEL = (frozenset(fields_by_flag(kind)) for kind in (MiningConfig, FrozenSource))
 
 
@@ -79,7 +78,7 @@ def _check_fusion(plan: Plan, loss: str) -> None:
     if plan.fusion is None:
         return
     if plan.loss.stock:
-        raise UsageError(f"--fusion-layers: {loss} is computed by OpenCLIP alone; use --loss {LOSSES}")
+        raise UsageError(f"--fusion-layers: {loss} is computed by OpenCLIP alone; use --loss {OUR_LOSSES}")
     if plan.fusion.itm_negatives != "hardest" and plan.connection is not None:
         raise UsageError(
             f"--itm-negatives {plan.fusion.itm_negatives}: draws pairs that the --discriminator, which scores "
@@ -95,19 +94,22 @@ def _check_stock(plan: Plan, loss: str) -> None:
     if plan.captions.policy == "all" and plan.captions.per_image > 1:
         raise UsageError(
             f"--caption-policy all: {loss} takes one caption per image; use --caption-policy sample or first, "
-            f"or --loss {LOSSES}"
+            f"or --loss {OUR_LOSSES}"
         )
     if plan.mining is not None:
-        raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss {LOSSES}")
+        raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss {OUR_LOSSES}")
     if plan.connection is not None:
-        raise UsageError(f"--discriminator: {loss} takes no other positives; use --loss {LOSSES}")
+        raise UsageError(f"--discriminator: {loss} takes no other positives; use --loss {OUR_LOSSES}")
     for name in ("positive_key", "positives"):
         if getattr(plan.captions, name) is not None:
-            raise UsageError(f"{as_flag(name)}: {loss} takes no other positives; use --loss {LOSSES}")
+            raise UsageError(f"{as_flag(name)}: {loss} takes no other positives; use --loss {OUR_LOSSES}")
     if plan.batch_hooks:
-        raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss {LOSSES}")
+        raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss {OUR_LOSSES}")
     if plan.logits.bias_init == "auto":
-        raise UsageError("--logit-bias-init auto: only --loss fff measures it; give a number, or drop it")
+        raise UsageError(
+            f"--logit-bias-init auto: is measured for --loss fff, or a plug-in's loss with a bias, and not for {loss}; "
+            f"give a number, or drop it"
+        )
 
 
 def _check_captions(plan: Plan, loss: str) -> None:

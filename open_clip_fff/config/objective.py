@@ -12,7 +12,9 @@ REDUCTIONS = ("images", "pairs")
 IMPLS = ("auto", "dense", "tiled", "triton")
 DIST_IMPLS = ("gather", "ring")
 PRODUCTS = ("float32", "bf16")
-OURS = ("fff", "softmax", "s-itc")
+TWO_WAYS = ("softmax", "s-itc")  # their two directions have targets of their own
+OURS = ("fff", *TWO_WAYS)
+OUR_LOSSES = f"{', '.join(OURS[:-1])} or {OURS[-1]}"
 STOCK_LOSSES = ("clip", "siglip")
 POSITIVE_WEIGHTS = ("per-pair", "per-anchor", "mined-per-anchor")
 
@@ -132,7 +134,7 @@ class LossSettings(Settings):
     """The loss by its registered name; fields are documented by their flags' help.
 
     Attributes:
-        dist_impl: how `fff` and `softmax` see all ranks' texts: `gather`, or `ring`.
+        dist_impl: how losses of `OURS` see all ranks' texts: `gather`, or `ring`.
         smoothing: of `s-itc`.
     """
 
@@ -151,15 +153,15 @@ class LossSettings(Settings):
         "images",
         "norm of the sigmoid loss: per image, as Eq. 2 and SigLIP, or per counted pair",
         choices=REDUCTIONS,
-        when=lambda s: not s.stock and s.name not in ("softmax", "s-itc"),
+        when=lambda s: not s.stock and s.name not in TWO_WAYS,
         needs="--loss fff",
     )
     impl: str = setting(
         "loss_impl",
         "auto",
-        "how --loss fff and softmax are computed: by tiles, whose memory is linear in the batch, or dense; triton: by "
-        "tiles with a fused kernel, for fff on a GPU",
-        unset="auto, which is by tiles",
+        f"how --loss {OUR_LOSSES} is computed: tiled, whose memory is linear in the batch, or dense; triton: tiled with a "
+        "fused kernel, for fff on a GPU",
+        unset="auto, which is tiled, and dense with --itc-stop-gradient or --itc-consistency",
         choices=IMPLS,
         when=lambda s: s.name in OURS,
     )
@@ -169,7 +171,7 @@ class LossSettings(Settings):
         "in what the loss multiplies features: bf16 rounds them and sums in float32, which gained nothing on an H200",
         choices=PRODUCTS,
         when=lambda s: s.name in OURS,
-        needs="--loss fff, softmax or s-itc",
+        needs=f"--loss {OUR_LOSSES}",
     )
     positive_weight: str = setting(
         "positive_weight",
@@ -187,7 +189,7 @@ class LossSettings(Settings):
         metavar="W",
         check=(lambda weight: 0.0 <= weight < float("inf"), "mined weight is {:g}: it is 0 or greater"),
         when=lambda s: s.name in OURS,
-        needs="--loss fff, softmax or s-itc",
+        needs=f"--loss {OUR_LOSSES}",
     )
     dist_impl: str = "gather"  # OpenCLIP's flag
     smoothing: Smoothing = field(default_factory=Smoothing)
