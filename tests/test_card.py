@@ -148,7 +148,7 @@ def test_of_a_loss_that_a_plug_in_brought(trainer, tmp_path, export_here):
     assert trainer(*flags, "--json-text-key", "captions", "--name", "run", data=data) == 0
     export_here(trainer.run("run"), tmp_path / "model", paths=True)
     text = card_of(tmp_path / "model")
-    assert "- **Method**: none, flags alone; typed: `--captions-per-image`, `--json-text-key`, `--loss`," in text
+    assert "- **Method**: none, flags alone; given: `--captions-per-image`, `--json-text-key`, `--loss`," in text
     assert "- **Loss**: `plain`, a loss of a plug-in (`tests.plain_loss`)." in text and "arxiv" not in text
     assert r"/a\|b/{00..03}.tar`, 64 images an epoch |" in text  # a cell's bars are escaped
     assert "bias, if the loss has one," in text and "logits.sigmoid()" not in text

@@ -52,11 +52,11 @@ def test_every_setting_is_told(method):
     told = settings(plan(*argv), TARS)
     assert told[0].flag == "method" and {each.flag for each in told} == {"method", *DEFAULTS}
     for each in told:
-        expected = "typed" if f"--{each.flag.replace('_', '-')}" in argv else None
+        expected = "given" if f"--{each.flag.replace('_', '-')}" in argv else None
         if expected is None and method and each.flag in METHODS[method]:
             expected = f"method {method}"
         assert each.source == (expected or each.source) and each.source in (
-            "typed",
+            "given",
             "default",
             "the other settings",
             expected,
@@ -78,15 +78,15 @@ def test_whose_a_setting_is_and_whether_it_does_anything():
         "3:",
     ]
     told = {each.flag: each[1:] for each in settings(plan(*argv), TARS)}
-    assert told["p1"] == ("found in training", "method fff", True) and told["p3"] == ("off", "typed", True)
+    assert told["p1"] == ("found in training", "method fff", True) and told["p3"] == ("off", "given", True)
     assert told["text_text"][2] is told["p1_prime"][2] is False  # the clause is off
-    assert told["json_text_key"][:2] == ("a;b", "typed") and told["caption_words"][0] == "3:"
+    assert told["json_text_key"][:2] == ("a;b", "given") and told["caption_words"][0] == "3:"
     assert told["trim_tokens"] == ("yes", "the other settings", True) and told["mined_cap"] == ("none", "default", True)
     assert told["smoothing"] == ("0.5", "default", False) and told["group_queue"][2] is False
     assert told["discriminator"] == ("none", "default", True) and told["match_positive"][2] is False
     off = {each.flag: each for each in settings(plan("--method", "fff", "--mining-features", "off"), TARS)}
     assert (
-        off["mining_features"][1:] == ("off", "typed", True) and not off["p1"].effect and not off["mining_model"].effect
+        off["mining_features"][1:] == ("off", "given", True) and not off["p1"].effect and not off["mining_model"].effect
     )
     csv = {each.flag: each for each in settings(plan("--method", "fff"), Upstream(train_data="a.csv"))}
     assert not csv["text_key"].effect and csv["captions_per_image"].effect

@@ -75,7 +75,7 @@ def test_scores_are_cached(trainer, classed, tmp_path, monkeypatch):
     assert trainer(*argv, *higher, "--name", "second", data=classed) == 0
     assert asked > 0 and sum(colour_discriminator.ASKED) == 0
     log = trainer.log("second")
-    assert "none is a match" not in trainer.log("first") and log.count("none is a match or in doubt") == 1
+    assert "none is a match" not in trainer.log("first") and log.count("none is a match or ambiguous") == 1
     assert re.search(r"--discriminator colours: of the first [4-9]\d pairs that it scored none", log)
     assert list((tmp_path / "scores").glob("*.sqlite"))
 

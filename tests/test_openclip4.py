@@ -38,7 +38,7 @@ def test_other_versions_are_named_at_once(trainer, capsys, monkeypatch):
         monkeypatch.setattr(open_clip, "__version__", version)
         assert trainer("--method", "clip", "--name", "other") == 2
         line = capsys.readouterr().err
-        assert f"OpenCLIP {version} is installed; driven are 3.3" in line and line.count("\n") == 1
+        assert f"OpenCLIP {version} is installed; supported are 3.3" in line and line.count("\n") == 1
     assert not trainer.run("other").exists()
 
 

@@ -56,7 +56,7 @@ def test_fff_trains_on_tars_with_mining(trainer, teacher, capsys):
     assert trainer(*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--name", "fff") == 0
     printed, log = capsys.readouterr().out, trainer.log("fff")
     # the plan, the coverage, three rows as strings
-    assert re.search(r"method +fff: FFF, .*\n +typed: .*--p1,", printed) and "image-text > p1 0.2, " in printed
+    assert re.search(r"method +fff: FFF, .*\n +given: .*--p1,", printed) and "image-text > p1 0.2, " in printed
     plan = printed[printed.index("  method ") : printed.index("Captions in ")]
     assert f"The plan:\n{plan}" in log and "The plan:" not in printed  # in the log, too, and shown once
     assert re.search(r"txt +text in 100.00% of rows, 1.00 captions per row", printed)

@@ -24,7 +24,7 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace]:
     parser = CommandParser(prog, __doc__)
     add_task_flags(parser, FILES, "questions")
     parser.add_argument("--answers", type=int, default=3_000, metavar="N", help="the most classes (default: 3000)")
-    count = "least people who gave an answer that is a class (default: 1)"
+    count = "an answer becomes a class only if at least N people gave it (default: 1)"
     parser.add_argument("--min-count", type=int, default=1, metavar="N", help=count)
     args = parser.parse_args(argv)
     check_least(args, answers=2, min_count=1)

@@ -11,7 +11,7 @@ from open_clip_fff.patching import View, replaced
 
 USAGE = "usage: python -m open_clip_fff.train [OpenCLIP's flags] [open_clip_fff's flags]\n\n"
 _GONE = ("horovod", "torchscript", "trace")  # flags of 3.3 that OpenCLIP's main branch has no more
-NONE_TYPED = "open_clip_fff's flags (none typed: training is OpenCLIP's own):\n"
+NONE_TYPED = "open_clip_fff's flags (none given: training is OpenCLIP's own):\n"
 
 
 def parse_open_clip(argv: list[str]) -> argparse.Namespace:

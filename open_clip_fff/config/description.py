@@ -13,7 +13,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.safety import SafetySettings
 from open_clip_fff.config.topics import Topic, code, codes
 
-TYPED, DEFAULT, FOLLOWS = "typed", "default", "the other settings"
+TYPED, DEFAULT, FOLLOWS = "given", "default", "the other settings"
 # flags whose settings do not exist while they are off, which is itself an effect
 _SWITCHES = {"discriminator", "zeroshot_data", "fusion_layers"}
 _UNSET = object()
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
 
     flag: str  # its name with underscores
     value: str  # as text
-    source: str  # `typed`, the method by name, `default`, or `the other settings`
+    source: str  # `given`, the method by name, `default`, or `the other settings`
     effect: bool  # whether it has an effect, given the others
 
 
@@ -84,7 +84,7 @@ def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
 def _method(plan: Plan) -> Topic:
     typed = ", ".join(code(as_flag(flag)) for flag in sorted(plan.typed - {"method"}))
     name = "none, flags alone" if plan.method is None else f"{code(plan.method)}: {TITLES[plan.method]}"
-    return Topic("method", (name, *([f"typed: {typed}"] if typed else [])))
+    return Topic("method", (name, *([f"given: {typed}"] if typed else [])))
 
 
 def _mining(plan: Plan) -> Topic:

@@ -26,7 +26,9 @@ GROUPS = {
     "logits": "logit scale and bias",
     "extend": "your own parts",
 }
-METHOD = Flag("method", "a preset of the flags below; flags you type win", None, "OpenCLIP's", choices=tuple(METHODS))
+METHOD = Flag(
+    "method", "a preset of the flags below; flags that you give win", None, "OpenCLIP's", choices=tuple(METHODS)
+)
 
 
 def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -13,8 +13,8 @@ HEAD = """# Flags
 
 <!-- Written by `python -m open_clip_fff.config.flags_page > docs/flags.md`. -->
 
-Every flag of OpenCLIP is taken as it was; these are ours, and where none is typed training is OpenCLIP's own. A flag
-that is typed wins over what `--method` stands for, and that over the default.
+Every flag of OpenCLIP is taken as it was; these are ours, and where none is given training is OpenCLIP's own. A flag
+that is given wins over what `--method` stands for, and that over the default.
 
 `open-clip-fff train --help` prints OpenCLIP's flags and these, `--help-fff` these alone. Commands that take training's
 flags (embed, analyze, calibrate, gallery, ...) take them among their own. Of a flag that both have, such as

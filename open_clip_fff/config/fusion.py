@@ -92,7 +92,7 @@ class FusionSettings(Settings):
                 how = {"multinomial": "by similarity", "random": "evenly"}[self.itm_negatives]
                 negatives = f"a caption for each image and an image for each caption, drawn {how}"
             if discriminator:
-                negatives += ", a positive where the discriminator says match, the second hardest where it is in doubt"
+                negatives += ", a positive where the discriminator says match, the second hardest where it is ambiguous"
             parts.append(f"{number(self.itm_weight)} x image-text matching of own pairs and {negatives}")
         else:
             parts.append("no image-text matching")

@@ -49,7 +49,7 @@ class GroupingSettings(Settings):
     quantile: float = setting(
         "group_quantile",
         1.0,
-        "similarity quantile of the sample that comes next, 1 for the nearest",
+        "which remaining sample follows: 1 the most similar, 0.9 the one at the 90th percentile of similarity",
         metavar="Q",
         check=(lambda q: 0.0 < q <= 1.0, "quantile is {}: more than 0, and at most 1, which is the nearest"),
     )

@@ -106,7 +106,7 @@ class MiningConfig(Settings):
     band: float = setting(
         "ignore_band",
         0.0,
-        "pairs mined only with every threshold lowered by W are in doubt and leave the loss",
+        "pairs mined only with every threshold lowered by W are ambiguous and leave the loss",
         metavar="W",
         check=(lambda width: 0.0 <= width <= 2.0, "band is {}: it is from 0 to 2"),
     )
@@ -171,7 +171,7 @@ class MiningConfig(Settings):
         if self.cap is not None:
             parts.append(f"at most {self.cap:,} per image, best image-text cosine first")
         if self.band:
-            parts.append(f"pairs up to {number(self.band)} below the thresholds are in doubt and leave the loss")
+            parts.append(f"pairs up to {number(self.band)} below the thresholds are ambiguous and leave the loss")
         parts += ["raw captions take no part"] * (not self.raw)
         parts += [f"from step {self.warmup:,} on"] * bool(self.warmup)
         if self.guarded:
@@ -221,8 +221,8 @@ class FrozenSource(Settings):
     pretrained: str | None = setting(
         "mining_pretrained",
         None,
-        "its weights, for an OpenCLIP name (a method's are for its own model alone: with another name give them); for a "
-        "run or a folder, a checkpoint to use instead of its own",
+        "its weights, for an OpenCLIP name (a method's are for its own model alone; with another name give them); for "
+        "a run or a folder, a checkpoint to use instead of its own",
         metavar="TAG|FILE",
     )
 

@@ -159,8 +159,8 @@ class LossSettings(Settings):
     impl: str = setting(
         "loss_impl",
         "auto",
-        f"how --loss {OUR_LOSSES} is computed: tiled, whose memory is linear in the batch, or dense; triton: tiled with a "
-        "fused kernel, for fff on a GPU",
+        f"how --loss {OUR_LOSSES} is computed: tiled, whose memory is linear in the batch, or dense; triton: "
+        "tiled with a fused kernel, for fff on a GPU",
         unset="auto, which is tiled, and dense with --itc-stop-gradient or --itc-consistency",
         choices=IMPLS,
         when=lambda s: s.name in OURS,

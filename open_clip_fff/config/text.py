@@ -16,7 +16,7 @@ class TextSettings(Settings):
         "trim_tokens",
         True,
         "cut captions after their last token, where that changes no feature",
-        follows="yes there, for our losses; no for OpenCLIP's",
+        follows="yes for our losses where it is exact; no for OpenCLIP's",
     )
     multiple: int = setting(
         "trim_multiple",

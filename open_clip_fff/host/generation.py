@@ -23,4 +23,4 @@ PARALLEL = importlib.import_module("open_clip.task.base_task") if TASKS else oc_
 def check_generation() -> None:
     """Raises UsageError for an OpenCLIP whose seams are not known."""
     if not open_clip.__version__.startswith("4.2." if TASKS else "3.3."):
-        raise UsageError(f"OpenCLIP {open_clip.__version__} is installed; driven are {DRIVEN}")
+        raise UsageError(f"OpenCLIP {open_clip.__version__} is installed; supported are {DRIVEN}")

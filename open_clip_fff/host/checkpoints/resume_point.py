@@ -58,7 +58,8 @@ def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
     at = None if found.checkpoint is None or plan.typed else read_position(found.checkpoint)
     if at is None or not at.step or not trains(args):
         return found
-    note = f"warning: --resume {found.checkpoint}: without a flag of ours epoch {at.epoch} is trained from its start"
+    alone = "without an open_clip_fff flag"
+    note = f"warning: --resume {found.checkpoint}: {alone} epoch {at.epoch} is trained from its start"
     return found._replace(notes=(*found.notes, note))
 
 

@@ -96,7 +96,7 @@ def _check_start(flags: str, name: str, weights: str | None, options: Mapping, p
     if not plan.typed and (more := sorted(tensors.keys() - own.keys())):
         raise UsageError(
             f"{called}: holds {more[0]}, which {flags}model {name} does not have, and OpenCLIP loads no such file; "
-            f"with a flag of ours, as --method clip, it is left out"
+            f"with an open_clip_fff flag, as --method clip, it is left out"
         )
 
 

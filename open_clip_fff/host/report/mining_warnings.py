@@ -26,9 +26,9 @@ class SilentDiscriminator:
             return None
         self._silent = False
         return (
-            f"--discriminator {self._name}: of the first {self._scored:,} pairs that it scored none is a match or in "
-            f"doubt, so that training is as without it. calibrate --discriminator shows its scores on these captions; "
-            f"train-discriminator makes one that knows them."
+            f"--discriminator {self._name}: of the first {self._scored:,} pairs that it scored none is a match or "
+            f"ambiguous, so that training is as without it. calibrate --discriminator shows its scores on these "
+            f"captions; train-discriminator makes one that knows them."
         )
 
 
