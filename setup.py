@@ -26,21 +26,21 @@ setup(
         "torchvision",
         "webdataset>=0.2.86",  # OpenCLIP's training extra pins it; the tests of tars pass with it, 0.2.111 and 1.0.2
         "braceexpand",
-        "timm>=1.0.17",
-        "transformers[sentencepiece]",
+        "timm>=1.0.21",  # before it, ConvNeXt and SigLIP towers cannot be built on the meta device, as the checks do
+        "transformers[sentencepiece]>=4.56",  # `dtype`
         "clip-benchmark>=1.6.2",
         # What open_clip_train and clip-benchmark import and do not ask for themselves.
-        "pandas",
+        "pandas>=2.2",  # before it, `pack` cannot name the rows of a CSV that have too many fields
         "fsspec",
         "requests",
         "safetensors",
         # Caption sidecars are parquet.
-        "pyarrow",
+        "pyarrow>=19",  # `concat_batches`
         "tensorboard",
         # The model card and the pages of eval/compare.py, scripts/mined_gallery.py and scripts/analyze_captions.py are
         # templates; the hub's client uploads and fetches.
         "jinja2",
-        "huggingface_hub",
+        "huggingface_hub>=0.25",  # its `errors`
         # The quickstart's data and the linear probe (clip-benchmark brings it); plots.
         "scikit-learn",
         "matplotlib",
