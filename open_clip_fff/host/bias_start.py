@@ -24,10 +24,10 @@ STEPS = 4  # of the full (accumulated, global) batch: tens of thousands of pairs
 def measure_bias(state: RunState, loader) -> None:
     """Sets the model's bias to `initial_bias` of the first batches, once; the same number on every rank.
 
-    It counts what will be mined after the warm-up, where that is known (`_mining_forecast`). Random generators and
-    buffers stay as they were.
+    Positives that only the warm-up delays count, too, where they can be forecast (`_mining_forecast`). Random
+    generators and buffers are restored.
     """
-    state.measure_bias = False  # also if it fails: after the first step it would overwrite what was learnt
+    state.measure_bias = False  # even if this fails: a later try would overwrite a learnt bias
     model, criterion, args = state.model, state.criterion, state.args
     assert criterion is not None
     (count_mined, note), weights = _mining_forecast(state.plan), state.plan.loss.weights
@@ -39,7 +39,7 @@ def measure_bias(state: RunState, loader) -> None:
             options: dict[str, Any] = {"skip_warmup": count_mined, **output}
             assignment = criterion.assignment(image, text, **options)
             total += cosine_sums(image, text, assignment, weights)
-    state.counters.discard()  # the epoch will meet the same rows again
+    state.counters.discard()  # the epoch reads the same rows again
     positives, pairs, cosines = total.tolist()
     mean_cosine, scale = cosines / max(pairs, 1.0), whole(model.logit_scale).exp().item()
     if not 0 < positives < pairs:
@@ -63,15 +63,15 @@ def measure_bias(state: RunState, loader) -> None:
 
 
 def _mining_forecast(plan: Plan) -> tuple[bool, str]:
-    """Whether the first batches' positives count what the warm-up delays, and what the log says of it."""
+    """Whether to mine as if the warm-up were over, and a note on it for the log."""
     config, connection = plan.mining, plan.connection
     later = "" if connection is None or not connection.start else "; the discriminator's come later"
     if config is None or not config.warmup:
         return True, f" ({later[2:]})" if later else ""
     if plan.features not in SELF_FEATURES:
         return True, f" (with what is mined after the warm-up{later})"
-    # The model's own features mine once it has learnt something, for which the bias must suit what it begins with: with
-    # the rate counted in, it learnt so slowly on the digits that the guard of self-mining never let it begin.
+    # Self-mining begins once the model has learnt something, so the bias must suit the start without mining: with the
+    # later rate counted in, the model learnt so slowly on the digits that the guard never let mining begin.
     return False, f" (without what is mined after the warm-up, to which the learnt bias adapts{later})"
 
 

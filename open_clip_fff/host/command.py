@@ -18,7 +18,7 @@ LAUNCHED = {"WORLD_SIZE", "SLURM_NTASKS"}  # variables of torchrun's and Slurm's
 
 
 class Command(NamedTuple):
-    """OpenCLIP's namespace, its flags as typed, and the plan of ours."""
+    """OpenCLIP's namespace, its part of the command line, and the plan that our flags make."""
 
     args: argparse.Namespace
     rest: list[str]
@@ -26,14 +26,14 @@ class Command(NamedTuple):
 
 
 def read_command(argv: Sequence[str]) -> Command:
-    """Parses flags, each by its own parser. Raises UsageError for mistakes that can be found without torch."""
+    """Parses OpenCLIP's flags and ours. Raises UsageError for mistakes that can be found without torch."""
     typed, rest = split(argv)
     args = parse_open_clip(rest)
     args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
     plan = make_plan(typed)
-    if not plan.plugins:  # which may register more names
+    if not plan.plugins:  # plugins may register more names
         check_names(plan)
-    if not LAUNCHED & set(os.environ):  # else all ranks check together, since files may lack on one machine only
+    if not LAUNCHED & set(os.environ):  # ranks check together, later: a file may be missing on one machine only
         check_arguments(args, plan)
     return Command(args, rest, plan)
 

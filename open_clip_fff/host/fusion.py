@@ -17,10 +17,10 @@ from open_clip_fff.models.tower_tokens import TowerTokens
 def add_fusion(
     model: Any, model_name: str, settings: FusionSettings, typed: Set[str], args: argparse.Namespace
 ) -> FusionLoss:
-    """Adds a fusion model to an OpenCLIP model that takes many captions, on its device; gives its loss.
+    """Adds a fusion model to an OpenCLIP model that takes K captions, on `args.device`; returns the fusion loss.
 
-    Raises UsageError for a tower without tokens, for --mlm-weight where there is no mask token, and for a tokenizer
-    whose padding is not the text tower's.
+    Raises UsageError for a tower without tokens, for a given --mlm-weight without a mask token, for terms that leave
+    nothing to learn, and for a tokenizer whose padding token differs from the text tower's.
     """
     tokens = TowerTokens(model)
     vocabulary = _vocabulary(model, model_name, tokens, args) if settings.mlm_weight else None
@@ -47,7 +47,7 @@ def add_fusion(
         if vocabulary is None:  # as when a model is fine-tuned for retrieval, by ITC and ITM alone
             weights = {name: weight for name, weight in weights.items() if not name.startswith("mlm_")}
         load_weights(network, weights, f"--fusion-pretrained {settings.pretrained}")
-    if not settings.itm_weight:  # DDP waits for the gradients of all that it does not know to be fixed
+    if not settings.itm_weight:  # DDP waits for the gradient of each parameter that requires one
         network.itm_head.requires_grad_(False)
     network.to(args.device)
     model.fusion = FusionSlot(network)
@@ -65,7 +65,7 @@ def _vocabulary(model: Any, model_name: str, tokens: TowerTokens, args: argparse
     mask = getattr(tokenizer, "mask_token_id", None)
     if mask is None:
         return None
-    if tokenizer.pad_token_id != tokens.design.token:  # it would learn to restore padding
+    if tokenizer.pad_token_id != tokens.design.token:  # it would be trained to predict padding
         raise UsageError(
             f"--model {model_name}: its tokenizer pads with token {tokenizer.pad_token_id}, and its text tower leaves "
             f"out token {tokens.design.token} as padding; make pad_token_id in both one, or set --mlm-weight 0"

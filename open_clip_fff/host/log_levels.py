@@ -1,7 +1,7 @@
 """Levels and handlers of Python's logging around OpenCLIP's main, which sets all of them.
 
-`Logger.setLevel` makes every logger forget what it remembers of levels. There are a thousand of them, so that setting
-each one's looks at a million: here levels are set first and forgotten once.
+`Logger.setLevel` clears the level caches of all loggers. With a thousand loggers, setting each one's level clears a
+million caches: here all levels are assigned first, and the caches cleared once.
 """
 
 import logging
@@ -16,9 +16,9 @@ from open_clip_fff.patching import replaced
 
 
 def set_up_logging(setup: Callable[..., None], *args: Any, **options: Any) -> None:
-    """What `setup`, OpenCLIP's, does with its arguments: the root's level is every logger's.
+    """Calls OpenCLIP's `setup`, which gives every logger the root's level.
 
-    A log that cannot be written, as on a full disk, is one warning, where logging prints a traceback for each line.
+    A log file that cannot be written, as on a full disk, costs one warning; logging would print a traceback per line.
     """
     before = list(logging.root.handlers)
     with replaced(logging.root.manager, loggerDict={}):
@@ -31,9 +31,9 @@ def set_up_logging(setup: Callable[..., None], *args: Any, **options: Any) -> No
 
 @contextmanager
 def logging_put_back(handler: logging.Handler) -> Iterator[None]:
-    """Handlers and levels as they were, after OpenCLIP has set its own; and each line only once."""
+    """Restores handlers and levels after OpenCLIP has set its own, and keeps lines from being logged twice."""
     handlers, levels = list(logging.root.handlers), _logger_levels()
-    # Without any handler, the first line logged gives the root one of its own beside OpenCLIP's.
+    # Without any handler, logging adds a default one to the root at the first line, beside OpenCLIP's.
     logging.root.addHandler(handler)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What stands around OpenCLIP's epoch: the bias before the first step, checkpoints, and what is reported after it."""
+"""What runs around OpenCLIP's epoch: measuring the bias, checkpoints, and the reports after it."""
 
 import logging
 from collections.abc import Callable
@@ -77,7 +77,7 @@ class EpochRunner:
             self._zero_shot(epoch + 1, data, tb_writer)
 
     def _prepare_own_loss(self, info: Any, epoch: int, tb_writer: Any) -> StepReporter:
-        """What our losses need before an epoch."""
+        """Prepares a loss of ours for an epoch; returns its reporter."""
         state, args, loader, loss = self.state, self.state.args, info.dataloader, self.state.criterion
         assert loss is not None
         if self._reporter is None:
@@ -97,7 +97,7 @@ class EpochRunner:
 
     @cached_property
     def _zero_shot(self) -> Any:
-        """--zeroshot-data."""
+        """Scores the sets of --zeroshot-data."""
         from open_clip_fff.host.zero_shot import ZeroShotEvaluator  # clip-benchmark, which no other run needs
 
         return ZeroShotEvaluator(self.state)
@@ -121,7 +121,7 @@ def _report_rows(state: RunState, epoch: int) -> None:
 
 
 def _report_mining(state: RunState, epoch: int) -> None:
-    """Logs how many features of the epoch could not mine, as they were not finite."""
+    """Logs how many mining features of the epoch were not finite, and so mined nothing."""
     if state.criterion is None or state.criterion.miner is None:
         return
     sums = sum_over_ranks(state.criterion.not_finite.take(torch.device(state.args.device)), group_size())

@@ -21,13 +21,13 @@ from open_clip_fff.models.ema import WeightsEma
 from open_clip_fff.models.multi_caption import take_many_captions, take_short_captions
 from open_clip_fff.models.text_design import design_of_model, has_dropout
 
-SIGLIP_BIAS = -10.0  # stands until the bias is measured, and where it cannot be
+SIGLIP_BIAS = -10.0  # the bias until it is measured, and where it cannot be
 
 
 def model_factory(state: RunState, create: Callable) -> Callable:
-    """OpenCLIP's `create_model_and_transforms`, with our changes to the first model made, the trained one.
+    """OpenCLIP's `create_model_and_transforms`, with our changes to the first model it makes, the trained one.
 
-    A distillation teacher, made second, only gets its weights in our way (hub/weights.py).
+    The second model is a distillation teacher: we only load its weights (hub/weights.py) and drop its bias.
     """
 
     def create_model_and_transforms(model_name: str, pretrained: str | None = None, **options):
@@ -59,9 +59,9 @@ def model_factory(state: RunState, create: Callable) -> Callable:
 def _filled(
     state: RunState, flags: str, create: Callable, model_name: str, pretrained: str | None, options: dict
 ) -> tuple[tuple, LoadReport | None]:
-    """What `create` makes, and what became of the weights it loaded; None for none, or where OpenCLIP is on its own.
+    """What `create` makes, and the report on the weights it loaded.
 
-    Without a flag of ours typed, OpenCLIP loads weights by itself.
+    The report is None where it loaded none, and without a flag of open_clip_fff: OpenCLIP then loads weights by itself.
     """
     if not state.plan.typed:
         return create(model_name, pretrained, **options), None
@@ -76,7 +76,7 @@ def _filled(
 
 
 def _drop_bias(state: RunState, teacher: Any) -> None:
-    """OpenCLIP's distillation loss, a softmax, takes no bias from a teacher, and would not notice it."""
+    """Drops a teacher's bias: OpenCLIP's distillation loss takes none, and its softmax does not depend on one."""
     if state.plan.typed and getattr(teacher, BIAS, None) is not None:
         teacher.logit_bias = None
         if state.master:
@@ -86,7 +86,7 @@ def _drop_bias(state: RunState, teacher: Any) -> None:
 def _save_text_work(state: RunState) -> None:
     """Gives the model the text path that the plan asks for: many captions, fewer tokens, or OpenCLIP's own.
 
-    Raises UsageError if --trim-tokens was typed for a tower that does not allow it.
+    Raises UsageError if --trim-tokens was given for a tower that does not allow it.
     """
     model, text, typed = state.model, state.plan.text, state.plan.typed
     if text.as_open_clip and not state.own_loss:
@@ -109,7 +109,7 @@ def _scalar_options(state: RunState) -> dict[str, float]:
 
 
 def _start_scalars(state: RunState, loaded_bias: bool) -> None:
-    """Typed starts win over loaded weights; loaded weights win over a method's starts; else the bias is measured."""
+    """Starts scale and bias: given values win over loaded ones, those over a method's; else the bias is measured."""
     model, logits, typed = state.model, state.plan.logits, state.plan.typed
     with torch.no_grad():
         if logits.scale_init is not None and "logit_scale_init" in typed:

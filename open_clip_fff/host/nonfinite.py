@@ -1,6 +1,6 @@
-"""A number that is not finite never goes on: neither from gradients to weights nor from weights to a checkpoint.
+"""Keeps numbers that are not finite from spreading: from gradients to weights, and from weights to a checkpoint.
 
-DDP has added up the gradients when the optimizer's step begins, so that all ranks see the same and decide alike.
+DDP has averaged the gradients before the optimizer's step begins, so all ranks see the same ones and decide alike.
 """
 
 import logging
@@ -20,25 +20,25 @@ MAX_WARNINGS = 3  # lines of single steps in an epoch; counts go on
 class StepGuard:
     """Leaves out the steps whose gradient is not finite.
 
-    A step that is left out touches nothing: its gradients become None, which the optimizer passes over (zeros would
-    still decay Adam's moments), and what follows a step does not follow it. The policy `stop` ends the run after
-    IN_A_ROW of them, `skip` never does. `accumulation` counts calls of the loss in a step.
+    A step that is left out changes nothing: its gradients become None, which the optimizer skips (zeros would still
+    decay Adam's moments), and `RunState.after_step` is not called. The policy `stop` ends the run after IN_A_ROW such
+    steps, `skip` never does. `accumulation` is how often the loss is computed per step.
     """
 
     def __init__(self, policy: str, accumulation: int = 1) -> None:
         self.policy, self.accumulation = policy, accumulation
-        self.left_out = self._watching = False  # whether the last step was; whether any is looked at
+        self.left_out = self._watching = False  # whether the last step was left out; whether steps are watched
         self.losses = 0  # how often the loss was computed
         self._row = self._skipped = self._warned = 0
         self._tried = self._unscaled = self._unscaled_row = self._reported = 0
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """From now on the optimizer's steps are looked at; a run without a flag of ours stays OpenCLIP's."""
+        """Checks gradients before each optimizer step; not called in a run without a flag of open_clip_fff."""
         self._watching = True
         optimizer.register_step_pre_hook(lambda stepping, *_: self._before(stepping))
 
     def after_loss(self) -> None:
-        """The loss was computed: a step that has not begun since the last one is one that GradScaler left out."""
+        """To be called after each loss: a step that was due before it and never began was left out by GradScaler."""
         over, self.losses = self.losses // self.accumulation, self.losses + 1
         if not self._watching or (missing := over - self._tried - self._unscaled) <= 0:
             return
@@ -50,7 +50,7 @@ class StepGuard:
             )
 
     def take_counts(self) -> tuple[int, int]:
-        """Steps that were left out since the last call: for gradients that were not finite, and by GradScaler."""
+        """Steps left out since the last call: by this guard, and by GradScaler."""
         found = self._skipped, self._unscaled - self._reported
         self._skipped, self._warned, self._reported = 0, 0, self._unscaled
         return found
@@ -59,7 +59,8 @@ class StepGuard:
         self._tried, self._unscaled_row = self._tried + 1, 0
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # The host waits for one number. Squares may overflow where no gradient does, but the largest is slow on a CPU.
+        # One host sync. Squares may overflow where all gradients are finite; the max norm decides then, but is slow on
+        # a CPU.
         self.left_out = not _finite_norm(gradients, 2.0) and not _finite_norm(gradients, torch.inf)
         if not self.left_out:
             self._row = 0
@@ -91,7 +92,7 @@ def left_out_line(skipped: int, unscaled: int) -> str:
 def refuse_to_save(checkpoint: Any, path: str) -> None:
     """Raises UsageError for a checkpoint whose weights are not finite.
 
-    Whole checkpoints stay as they are: OpenCLIP deletes the one before only once the next is written.
+    The previous checkpoint stays: OpenCLIP deletes it only once the next one is written.
     """
     if isinstance(checkpoint, dict) and (name := not_finite(checkpoint.get("state_dict", {}))):
         raise UsageError(

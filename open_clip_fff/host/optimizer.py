@@ -15,16 +15,16 @@ from open_clip_fff.hub.weights import BIAS, SCALE
 from open_clip_fff.patching import View, replaced
 
 SCHEDULES = ("cosine_lr", "const_lr", "const_lr_cooldown")  # OpenCLIP's makers of --lr-scheduler
-RATE = "get_learning_rate"  # main's, for the log: the largest of all groups' rates, where 3.3 takes the first group's
+RATE = "get_learning_rate"  # for the main branch's log: the largest rate of all groups; 3.3 logs the first group's
 
 
 @contextmanager
 def optimizer_seams(state: RunState) -> Iterator[None]:
-    """Calls `state.after_step` after each optimizer step (one that GradScaler or our guard leaves out is none).
+    """Calls `state.after_step` after each optimizer step that neither GradScaler nor our guard leaves out.
 
-    Splits the two scalars into a parameter group with a multiple of the others' rate, where that is not 1: otherwise
-    the optimizer's state stays the one stock OpenCLIP can resume. Stock runs only get timm's own defaults for what was
-    not typed, which OpenCLIP passes on as None, and schedules that do not divide by zero at the run's end.
+    With --logit-lr-mult other than 1, scale and bias get a parameter group of their own; with 1, stock OpenCLIP can
+    resume the optimizer's state. A run without a flag of open_clip_fff gets two fixes alone: timm's defaults for
+    options that OpenCLIP passes as None, and schedules that do not divide by zero at the run's end.
     """
     multiple, guard = state.plan.logits.lr_mult if state.plan.typed else 1.0, state.guard
 
@@ -92,15 +92,15 @@ def _check_on_resume(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _of_others(rate: Callable) -> Callable:
-    """Main's function for the log's learning rate, of all groups but ours, which is the last."""
+    """The main branch's `get_learning_rate` over all groups but the last, which is ours."""
     return lambda optimizer: rate(View(optimizer, param_groups=optimizer.param_groups[:-1]))
 
 
 def _multiplied(make: Callable, multiple: float) -> Callable:
-    """A scheduler maker of OpenCLIP's, which sets one rate for all groups, then the last group's to its multiple.
+    """OpenCLIP's scheduler maker; then sets the last group's rate to a multiple of the common one.
 
-    Where warm-up or cool-down leave no steps to the schedule, OpenCLIP's divides by zero after the run's last step, at
-    batches that `--accum-freq` leaves over: no step takes its rate from there.
+    Where warm-up or cool-down leave the schedule no steps, OpenCLIP's divides by zero after the run's last step, at
+    batches that `--accum-freq` leaves over. No step uses that rate, so the error is ignored.
     """
 
     def scheduler(optimizer: torch.optim.Optimizer, *args: object) -> Callable[[int], None]:

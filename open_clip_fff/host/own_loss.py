@@ -1,4 +1,4 @@
-"""Our loss with its assignment, as a run's plan and hooks ask for it."""
+"""Builds our loss with its assignment from a run's plan and hooks."""
 
 import logging
 from dataclasses import replace
@@ -15,9 +15,9 @@ from open_clip_fff.mining.given import GivenPairs, ListedPairs
 
 
 def make_loss(state: RunState) -> Criterion:
-    """The loss of a run whose data, hooks and resumed state are there.
+    """Builds a run's loss, once its data, hooks and resumed state exist.
 
-    Raises UsageError for a loss with parameters: OpenCLIP's optimizer has the model's alone.
+    Raises UsageError for a loss with parameters: OpenCLIP's optimizer trains the model's alone.
     """
     plan, args = state.plan, state.args
     if args.world_size > 1 and args.loss_dist_impl == "ring":
@@ -44,7 +44,7 @@ def make_loss(state: RunState) -> Criterion:
 
 
 def _given_pairs(state: RunState) -> GivenPairs | None:
-    """What the user says of pairs: by --positive-key, and in --positives."""
+    """The pairs that the user gives by --positive-key and --positives; None if neither is given."""
     listed = None
     if state.pairs is not None:
         listed = ListedPairs.of(torch.from_numpy(state.pairs.pairs)).to(state.args.device)

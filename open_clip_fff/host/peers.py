@@ -1,4 +1,4 @@
-"""The other ranks, when one of them fails or hangs: what is known of them, and an end in bounded time."""
+"""When a rank fails or hangs: which ranks do not answer, and an end of the run in bounded time."""
 
 import datetime
 import os
@@ -31,10 +31,10 @@ _COLLECTIVE = re.compile(r"/gloo/|c10d|NCCL|Operation timed out!")  # in what to
 
 @contextmanager
 def bounded_waits(minutes: float) -> Iterator["Peers"]:
-    """Limits each wait of a rank for others and for loader workers; a line says which of them did not answer.
+    """Limits how long a rank waits for others and for loader workers; the error names those that did not answer.
 
-    At OpenCLIP's barriers ranks wait for what rank 0 does alone, as an evaluation, for as long as it is there. Yields
-    the other ranks, which the caller has to `connect`; raises OneRankError in place of what torch raises about them.
+    At OpenCLIP's barriers ranks wait for rank 0's own work, such as an evaluation, while its heartbeat goes on. Yields
+    `Peers`, which the caller has to `connect`. Raises OneRankError in place of torch's errors about other ranks.
     """
 
     def begin(*args: Any, **options: Any) -> None:
@@ -60,7 +60,7 @@ def bounded_waits(minutes: float) -> Iterator["Peers"]:
 
 
 def _in_one_line(error: Exception, minutes: float, peers: "Peers") -> str:
-    """What torch raised about other ranks, as a message; empty where it is not about them."""
+    """One line for an error of torch's about other ranks; empty for any other error."""
     cause = error.__cause__ if isinstance(error, UsageError) else error
     if peers.world_size == 1 or isinstance(error, ReportedError) or not isinstance(cause, RuntimeError):
         return ""
@@ -79,8 +79,8 @@ def _in_one_line(error: Exception, minutes: float, peers: "Peers") -> str:
 class Peers:
     """The other ranks, through the process group's key-value store, which torchrun or rank 0 serves.
 
-    It needs no collective, so that it works where these hang. A thread writes every few seconds that this rank runs,
-    and how many steps it has done: a process that is stopped is silent, one that waits is not.
+    The store needs no collective, so it works while collectives hang. A thread writes a heartbeat with this rank's step
+    count every few seconds: a stopped process falls silent, a waiting one does not.
     """
 
     def __init__(self, loaders: LoaderTimeouts) -> None:
@@ -92,11 +92,11 @@ class Peers:
         self._disconnected = threading.Event()
 
     def connect(self) -> None:
-        """Begins to publish heartbeats; there is a process group now."""
+        """Starts the heartbeats; needs a process group."""
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         if self.world_size == 1:
             return
-        # clones, as a client serves one thread at a time, and collectives wait at the group's own
+        # clones: a client serves one thread at a time, and collectives wait at the group's own
         self._store, beating = (dist.PrefixStore("open_clip_fff", _get_default_store().clone()) for _ in range(2))
         self._store.set(f"name/{self.rank}", f"rank {self.rank} ({socket.gethostname()}, pid {os.getpid()})")
         self._step_hook = register_optimizer_step_post_hook(self._count_step)
@@ -112,9 +112,9 @@ class Peers:
             self._step_hook.remove()
 
     def chosen_to_report(self) -> bool:
-        """Whether this rank, which has failed, prints why: rank 0, unless only others fail.
+        """Whether this failed rank prints the error: rank 0 if it failed, else the first of the others.
 
-        Waits for all that fail: the first process that ends takes the others with it.
+        Waits for other failing ranks to arrive: the first process that ends takes the others with it.
         """
         if self._store is None:
             return True
@@ -130,10 +130,10 @@ class Peers:
         return chosen
 
     def wait_for_first(self) -> None:
-        """Before a barrier of all ranks: waits until rank 0 comes to it, for as long as its heartbeat goes on.
+        """Before a barrier of all ranks: waits until rank 0 reaches it, while rank 0's heartbeat goes on.
 
-        Raises DistError once that stands still for --timeout, or rank 0 has left the run; Stopped, once it stands still
-        and this rank was told to end, as torchrun does when rank 0 has died.
+        Raises DistError once the heartbeat has been silent for --timeout, or rank 0 has left the run; Stopped, if it is
+        silent and this rank got a signal to end, which torchrun sends when rank 0 has died.
         """
         if self._store is None:
             return
@@ -160,7 +160,7 @@ class Peers:
             self._store.set("folders", "\0".join(folders))
 
     def published_folders(self) -> list[str]:
-        """What rank 0 has published."""
+        """The folders that rank 0 has published."""
         folders = self._read("folders")
         return folders.split("\0") if folders else []
 
@@ -181,7 +181,7 @@ class Peers:
         return [rank for rank in range(self.world_size) if rank != self.rank]
 
     def _wait_for(self, ranks: list[int]) -> None:
-        with suppress(dist.DistStoreError):  # they continue, or hang in a collective
+        with suppress(dist.DistStoreError):  # the others train on, or hang in a collective
             self._store.wait([f"failed/{rank}" for rank in ranks], PATIENCE)
 
     def _read(self, key: str) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 
 def seed_all(*names: object) -> None:
-    """Seeds them (torch's of all devices)."""
+    """Seeds all generators by `names` (torch's on every device)."""
     draw = random.Random("/".join(map(str, names)))
     random.seed(draw.getrandbits(64))
     np.random.seed(draw.getrandbits(32))
@@ -19,7 +19,7 @@ def seed_all(*names: object) -> None:
 
 
 def random_state(device: str) -> dict[str, Any]:
-    """Their state in this process, in types that `torch.load(weights_only=True)` reads."""
+    """The generators' state in this process, in types that `torch.load(weights_only=True)` reads."""
     name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     states = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "torch": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if torch.device(device).type == "cuda" else {})
@@ -37,7 +37,7 @@ def restore_random_state(states: dict[str, Any], device: str) -> None:
 
 @contextmanager
 def without_side_effects(model: nn.Module) -> Iterator[None]:
-    """Random generators, buffers (batch-norm statistics) and each module's mode as they were, afterwards."""
+    """Restores random generators, buffers (batch-norm statistics) and each module's mode on exit."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     modes = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()

@@ -1,4 +1,4 @@
-"""One run: the flags understood, the seams in place, OpenCLIP's main, and everything put back."""
+"""One run: checks the flags, replaces names in OpenCLIP, calls its main, and restores everything."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ else:
 
 
 def run(command: Command) -> int:
-    """Trains; gives 0, or 128 and the signal's number where one ended training with a checkpoint.
+    """Trains; returns 0, or 128 plus the signal's number where a signal ended training with a checkpoint.
 
     Raises UsageError for what the user can fix, before training starts where that can be known.
     """
@@ -97,7 +97,7 @@ def _train(command: Command) -> None:
 
 
 def _loaded(state: RunState) -> RunState:
-    """The state with the model that mines, pairs and the sets to score, if any: what is not there should fail first."""
+    """Loads the mining model, given pairs and zero-shot sets early: what is missing should fail first."""
     plan, cache = state.plan, state.args.cache_dir
     if plan.features == "frozen" and plan.miner is not None:
         state.frozen = load_frozen(plan.miner, cache)
@@ -107,7 +107,7 @@ def _loaded(state: RunState) -> RunState:
     if state.pairs is not None and state.master:
         print("\n".join(state.pairs.lines), flush=True)
     if plan.zero_shot is not None:
-        # with clip-benchmark and scikit-learn, half as long as torch
+        # imports clip-benchmark and scikit-learn, which takes half as long as torch
         from open_clip_fff.host.zero_shot import find_zero_shot_sets
 
         state.zero_shot_sets = find_zero_shot_sets(plan.zero_shot)
@@ -115,7 +115,7 @@ def _loaded(state: RunState) -> RunState:
 
 
 def _fill(args, plan: Plan) -> None:
-    """Puts our values where OpenCLIP writes params.txt from, and sets the flag of its that a method stands for."""
+    """Adds our flags' values to the namespace, for OpenCLIP's params.txt; sets its --siglip where that is the loss."""
     for name, value in {"method": plan.method, **plan.values}.items():
         setattr(args, name, value)
     if plan.loss.name == "siglip":
@@ -123,7 +123,7 @@ def _fill(args, plan: Plan) -> None:
 
 
 def _warn(args, plan: Plan, more: Sequence[str]) -> None:
-    """What works, and may not be meant; on rank 0."""
+    """Prints warnings on flags that work but may not be meant; on rank 0."""
     if args.rank == 0:
         notes = [*more, *precision_notes(args), *setting_notes(args)]
         notes += [*idle_notes(plan), *idle_flag_notes(args), *imagenet_notes(args)]
@@ -131,7 +131,7 @@ def _warn(args, plan: Plan, more: Sequence[str]) -> None:
 
 
 def _introduced(args, plan: Plan, counts: RowCounts, first_epoch: int, rows: str) -> Plan:
-    """The plan as the data make it; prints it, the captions' coverage, three rows. On rank 0; every rank checks."""
+    """The plan completed by the data, which every rank checks; rank 0 prints it, the coverage, and three rows."""
     plan, previews, captions = preview_training_data(args, plan)
     check_table_rows(args, previews)
     check_tar_rows(args, plan, counts, first_epoch)
@@ -150,7 +150,7 @@ def _introduced(args, plan: Plan, counts: RowCounts, first_epoch: int, rows: str
 
 @contextmanager
 def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
-    """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
+    """Replaces all names in OpenCLIP that we supply, for the length of one run."""
     with (
         fixes(state.counters, state.args.seed, image_reader(state.plan)),
         mid_epoch_seams(state),

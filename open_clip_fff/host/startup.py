@@ -1,4 +1,4 @@
-"""From the start to the first step: what fails there is one line, and leaves no run folder behind."""
+"""Errors before the first step: each becomes one line, and leaves no run folder behind."""
 
 import argparse
 import logging
@@ -27,7 +27,7 @@ from open_clip_fff.host.stopping import Stopped
 from open_clip_fff.patching import View, replaced
 
 KEPT = (".pt", ".jsonl")  # checkpoints and results: a folder that holds one is not removed
-LONGEST = 300  # characters of a library's message; some list every model that there is
+LONGEST = 300  # characters of a library's message; some list all models
 _PACKAGES = {
     f"{Path(package.__path__[0])}{os.sep}": name
     for package, name in ((open_clip, "OpenCLIP"), (open_clip_train, "OpenCLIP"), (open_clip_fff, "open_clip_fff"))
@@ -48,14 +48,14 @@ class LastLoggedError(logging.Handler):
 
 @contextmanager
 def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]:
-    """Wraps OpenCLIP's main and all that goes before it; the process group is made here.
+    """Wraps OpenCLIP's main and all that goes before it; makes the process group and locks the run's folder.
 
-    Until an optimizer has made a step, an exception becomes a UsageError with its message, and the folders that this
-    run has made are removed, unless they hold a checkpoint or a result. Later exceptions pass; of a UsageError one rank
-    tells, and the others that have failed raise a `ReportedError`. The run's folder is locked meanwhile.
+    Before the first optimizer step, an exception becomes a UsageError with its message, and the folders that this run
+    has made are removed, unless they hold a checkpoint or a result. Later exceptions pass, except a UsageError. One
+    failed rank reports the error; the others raise a `ReportedError`.
 
-    Fills in rank, world size and device of `args`, and connects `peers`. Yields a handler for the root logger: before
-    OpenCLIP exits it logs why.
+    Fills in rank, world size and device of `args`, and connects `peers`. Yields a handler for the root logger, which
+    keeps OpenCLIP's reason for exiting.
     """
     had_group, stepped = dist.is_initialized(), threading.Event()
     folders, logged = _RunFolders(args, peers), LastLoggedError()
@@ -97,10 +97,10 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
 
 
 def _removal_at_sigterm(folders: "_RunFolders") -> Callable[[], None]:
-    """Makes SIGTERM remove the folders before it ends the process, as it does by default; returns what undoes that.
+    """Makes SIGTERM remove the folders before it ends the process; returns a function that undoes this.
 
-    Nothing is changed where a caller has a handler, or outside of the main thread. Processes that are forked meanwhile,
-    as of --remote-sync, have the handler, too, and remove nothing.
+    Changes nothing where the caller has a handler, or outside the main thread. Forked processes, such as that of
+    --remote-sync, inherit the handler but remove nothing.
     """
     run = os.getpid()
 
@@ -136,7 +136,7 @@ class _RunFolders:
         except FileExistsError:
             os.makedirs(path, exist_ok=exist_ok)
             made = []
-        # OpenCLIP makes the run's folder before what is in it; another run may be the first to lock what this one made
+        # OpenCLIP makes the run's folder before its subfolders; another run may lock it before this one does
         self.lock(Path(path))
         self._made += made
         self._peers.publish_folders(self._made)
@@ -153,7 +153,7 @@ class _RunFolders:
     def remove(self, of_rank_0: bool = False) -> None:
         """Removes folders that hold no checkpoint or result, so that the run's name is free again.
 
-        With `of_rank_0` also those that rank 0 has made, which may hang in a collective until it is killed.
+        With `of_rank_0` also the folders that rank 0 has made: it may hang in a collective until it is killed.
         """
         for folder in map(Path, {*self._made, *(self._peers.published_folders() if of_rank_0 else ())}):
             with suppress(FileNotFoundError):  # two ranks at once
@@ -162,9 +162,10 @@ class _RunFolders:
 
 
 def in_one_line(error: BaseException, logged: str = "") -> str:
-    """What stopped the start: whose code, its message (that `logged` last for a SystemExit, which has none), and where.
+    """One line for an error before the first step: whose code failed, the message, and where.
 
-    A loader worker's error has its traceback in the message.
+    A SystemExit has no message of its own: `logged`, the last logged error, replaces it. A loader worker's error has
+    its traceback in the message.
     """
     frames = [(frame.filename, frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
     in_worker = re.findall(r'File "(.+?)", line (\d+)', str(error))
@@ -181,7 +182,7 @@ def in_one_line(error: BaseException, logged: str = "") -> str:
 
 
 def _origin(frames: list[tuple]) -> tuple:
-    """The innermost line of OpenCLIP's, ours, or a plugin's: the one that called the library that raised."""
+    """The innermost frame in OpenCLIP, open_clip_fff or a plugin, which called the library that raised."""
     for file, number, code in reversed(frames):
         for folder, name in _PACKAGES.items():
             if file.startswith(folder):

@@ -28,35 +28,35 @@ from open_clip_fff.models.sentences import SentenceModel
 
 @dataclass
 class RunState:
-    """One run, from its arguments to its parts as OpenCLIP makes them."""
+    """One run: its arguments, its plan, and its parts, filled in as OpenCLIP makes them."""
 
-    args: argparse.Namespace  # OpenCLIP's namespace, which its main fills further (rank, world_size, device, name)
-    plan: Plan  # what the run does beyond OpenCLIP; nothing where no flag of ours was typed
+    args: argparse.Namespace  # OpenCLIP's namespace; its main adds rank, world_size, device and name
+    plan: Plan  # what the run does beyond OpenCLIP; nothing without a flag of open_clip_fff
     # how long this rank waits for its loaders' workers
     loaders: LoaderTimeouts = field(default_factory=partial(LoaderTimeouts, math.inf))
     frozen: FrozenModel | None = None  # the frozen model that mines, loaded before anything else; None without
     sentences: SentenceModel | None = None  # the sentence-embedding model that mines, likewise
     pairs: NamedPairs | None = None  # those of --positives; None without
-    rows: RowCounts = field(default_factory=RowCounts)  # what is known of the shards' rows
+    rows: RowCounts = field(default_factory=RowCounts)  # the shards' row counts, where known
     counters: LoaderCounters = field(init=False)  # rows that the loader read, skipped or found damaged
     val_counters: LoaderCounters = field(default_factory=LoaderCounters)  # the same of validation
     model: Any = None  # the trained model, once made (not wrapped by DDP)
-    hooks: list[BatchHook] = field(default_factory=list)  # what each batch passes before the towers
+    hooks: list[BatchHook] = field(default_factory=list)  # the hooks that change each batch before the towers
     criterion: Criterion | None = None  # our loss with its assignment; None where OpenCLIP computes the loss
     fusion: FusionLoss | None = None  # the loss of the fusion model, which is in `model`; None without one
     ema: WeightsEma | None = None  # the moving average of the model's weights; None where none is kept
-    preprocess: Callable | None = None  # of images that are not trained on, once made
+    preprocess: Callable | None = None  # OpenCLIP's transform of validation images, once made
     # the sets that are scored every few epochs, found before training
     zero_shot_sets: list[LocalSet] = field(default_factory=list)
     measure_bias: bool = False  # whether the bias is still to be measured before the first step
-    # what the last log line of ours showed, by the names of TensorBoard's scalars
+    # the values of our last log line, by TensorBoard's tags
     last_scalars: dict[str, float] = field(default_factory=dict)
-    extra: dict[str, Any] | None = None  # a resumed run's extra state, until its parts have theirs; None in a new run
+    extra: dict[str, Any] | None = None  # a resumed run's extra state, until the parts loaded it; None in a new run
     # the ranks' random generators at the last epoch's end, on rank 0; with OpenCLIP's losses
     random_states: list[dict[str, Any]] = field(default_factory=list)
     guard: StepGuard = field(init=False)  # leaves out steps whose gradient is not finite
     stopping: StopSignals = field(init=False)  # the handlers of SIGTERM and Ctrl-C
-    # the training loader, which tracks what it has yielded; None where no flag of ours was typed
+    # the training loader, which tracks what it has yielded; None without a flag of open_clip_fff
     train_loader: TrackedLoader | None = None
     epoch_start: EpochStart | None = None  # where a run that resumes in the middle of an epoch begins; None elsewhere
     # each rank's position in the epoch, on rank 0, while a checkpoint in its middle is saved
@@ -74,7 +74,7 @@ class RunState:
 
     @property
     def key_label(self) -> int:
-        """What images of one --positive-key are, `POSITIVE` or `IGNORED`."""
+        """The label of pairs with one --positive-key, `POSITIVE` or `IGNORED`."""
         return POSITIVE if self.plan.captions.positive_key_as == "positive" else IGNORED
 
     @property
@@ -83,10 +83,9 @@ class RunState:
 
     @property
     def models(self) -> dict[str, Any]:
-        """What is evaluated, by what stands before its numbers.
+        """The models to evaluate, by the prefix of their metrics.
 
-        The model as it was made: neither DDP's wrapper, which would wait for other ranks, nor a compiled one, which
-        would be compiled again for each shape.
+        Not DDP's wrapper, which would wait for other ranks, nor a compiled model, which would recompile for each shape.
         """
         return {"": self.model} if self.ema is None else {"": self.model, AVERAGE: self.ema.module}
 

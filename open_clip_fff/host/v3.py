@@ -12,14 +12,14 @@ from open_clip_fff.host.state import RunState
 
 
 def seams(state: RunState) -> dict[str, Callable]:
-    """What replaces names of OpenCLIP's main."""
+    """The replacements for names in OpenCLIP's main."""
     create_loss, train_one_epoch, run = oc_main.create_loss, oc_main.train_one_epoch, EpochRunner(state)
 
     def make(args: Any) -> Any:
         return make_loss(state) if state.own_loss else create_loss(args)
 
     def train(*parts: Any, tb_writer: Any = None, **more: Any) -> None:
-        """`more` is a patched OpenCLIP's, as its batch hooks."""
+        """`more` are arguments of a patched OpenCLIP, such as its batch hooks."""
         model, data, loss, epoch, optimizer, scaler, *_ = parts
         step = partial(train_one_epoch, *parts, **more)
         run(step, (model, optimizer, scaler, dict), loss, epoch, data, tb_writer)

@@ -18,7 +18,7 @@ TRAINED = (CLIP, CoCa, CustomTextCLIP)
 
 
 def seams(state: RunState) -> dict[str, Callable]:
-    """What replaces names of OpenCLIP's main."""
+    """The replacements for names in OpenCLIP's main."""
     create_task, train_one_epoch, run = oc_main.create_task, oc_main.train_one_epoch, EpochRunner(state)
 
     def make(args: Any, model: Any, **parts: Any) -> Any:
@@ -48,7 +48,7 @@ def seams(state: RunState) -> dict[str, Callable]:
 def _check_text(args: Any) -> None:
     """Raises UsageError where batches would have a mask of tokens, `text_valid`, beside our mask of captions.
 
-    A model says so itself in newer commits of main, by its traits, which OpenCLIP has put into `args` by now.
+    In newer commits of the main branch OpenCLIP has put the model's traits into `args` by now.
     """
     if args.variable_text:
         raise UsageError(f"--model {args.model}: its captions have no fixed length, which our loader does not know yet")

@@ -33,18 +33,18 @@ from open_clip_fff.numerics import exact_float32
 from open_clip_fff.patching import View
 
 PROGRESS_EVERY = 100  # batches
-OUTLIVED = OSError, MemoryError, RuntimeError  # of disks and memory, also torch's, and of workers that were killed
+OUTLIVED = OSError, MemoryError, RuntimeError  # errors of disks and memory, also torch's, and of killed workers
 
 
 def evaluator(state: RunState, evaluate: Callable) -> Callable:
-    """OpenCLIP's `evaluate`, its numbers as ever, followed by ours over all captions."""
+    """OpenCLIP's `evaluate`, with its metrics unchanged, followed by ours over all captions."""
     evaluate = partial(_evaluated, state.loaders, evaluate)
     if not state.plan.typed:
         return evaluate
 
     def run(model, data, epoch, args, tb_writer=None, tokenizer=None):
         metrics = evaluate(model, data, epoch, args, tb_writer=tb_writer, tokenizer=tokenizer)
-        counters = state.val_counters  # of OpenCLIP's reading of the set; ours, of the same rows, is not reported
+        counters = state.val_counters  # of OpenCLIP's pass over the set; ours reads the same rows, and is not reported
         shards, where = counters.shards, f"validation after epoch {epoch}"
         for line in skipped_lines(counters.take(), shards.take(), len(shards), where):
             logging.warning(line)
@@ -80,7 +80,7 @@ class _Watched(View):
 
 @contextmanager
 def _outlived(loaders: LoaderTimeouts, data: dict, epoch: int, what: str) -> Iterator[None]:
-    """In a training, what is no mistake of code costs an evaluation alone: the epoch is saved after it, else lost."""
+    """During training, errors in OUTLIVED end this evaluation alone: the epoch is not saved yet."""
     try:
         yield
     except UsageError:
@@ -96,7 +96,7 @@ def _outlived(loaders: LoaderTimeouts, data: dict, epoch: int, what: str) -> Ite
 def _evaluated(
     loaders: LoaderTimeouts, evaluate: Callable, model: Any, data: dict, epoch: int, args, **more: Any
 ) -> dict[str, float]:
-    """OpenCLIP's evaluation, which fails where no row can be read, in words of its own."""
+    """OpenCLIP's evaluation; where no row can be read, our own message replaces torch's error."""
     loader = _Watched(data["val"].dataloader) if "val" in data else None
     if loader is not None:
         data = {**data, "val": replace(data["val"], dataloader=loader)}
@@ -117,14 +117,14 @@ def _of_average(prefix: str) -> str:
 
 
 def _keys_note(state: RunState) -> str:
-    """What the line of a validation says of --positive-key."""
+    """The note on --positive-key in the line of a validation."""
     key, right = state.plan.captions.positive_key, state.key_label == POSITIVE
     return "" if key is None else f" (others of one {key} are {'right, too' if right else 'left out'})"
 
 
 def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str) -> dict[str, float]:
     """OpenCLIP's own zero-shot evaluation, where its flags ask for one."""
-    wrapped = SimpleNamespace(module=model) if args.distributed else model  # it takes DDP's wrapper off
+    wrapped = SimpleNamespace(module=model) if args.distributed else model  # OpenCLIP unwraps DDP
     found = zero_shot_eval(wrapped, data, epoch, args, tokenizer=tokenizer)
     return {prefix + name: value for name, value in found.items()}
 
@@ -132,13 +132,14 @@ def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str)
 def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str, float]:
     """Recall over all captions, and the sigmoid loss where the model has a bias.
 
-    The loss is `FFFLoss` with an image's own captions as its only positives, and those that --positive-key pairs with
-    it, the mean over the images of all batches: like any contrastive loss, comparable only at the same batch size.
+    The loss is `FFFLoss`. An image's positives are its own captions and, with --positive-key-as positive, those of its
+    --positive-key. The loss is averaged over all images; like any contrastive loss, it is comparable only at the same
+    batch size.
 
     Args:
-        model: one of `RunState.models`; its mode and everything random stay as they were.
+        model: one of `RunState.models`; its mode and the random generators are restored.
         loader: of (images [B, 3, H, W], captions), with `num_samples`, 0 where that is not known.
-        prefix: before each name, to tell one model's numbers from another's.
+        prefix: of each name, to tell the models apart.
 
     Returns:
         `all_captions_image_to_text_R@1` and so on, `num_images`, `num_captions` and maybe `sigmoid_val_loss`.

@@ -23,9 +23,9 @@ KEY = "zeroshot/{set}/{metric}"
 
 
 def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
-    """The sets on disk, looked at before training; the first rank prints what is odd about them.
+    """Finds the sets on disk, before training; rank 0 prints warnings about them.
 
-    Raises UsageError if a set that was named is not there, or not whole, or there is none.
+    Raises UsageError if a named set is missing, a set is incomplete, or there is none.
     """
     root = Path(settings.root)
     found, missing = find_sets(list(settings.sets), root, ("--zeroshot-sets", "--zeroshot-data"))
@@ -43,7 +43,7 @@ def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
 class ZeroShotEvaluator:
     """Scores the trained model, and its moving average, after an epoch; on rank 0.
 
-    A set that cannot be scored costs a warning, not the run. The run's model is made by then.
+    A set that cannot be scored costs a warning, not the run. Needs the run's model to be made.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -62,13 +62,13 @@ class ZeroShotEvaluator:
         return bool(args.zeroshot_frequency) and (epoch % args.zeroshot_frequency == 0 or epoch == args.epochs)
 
     def __call__(self, epoch: int, data: dict, tb_writer: Any) -> None:
-        """Scores after `epoch` epochs, logs and keeps what comes out."""
+        """Scores all models on all sets after `epoch` epochs; logs and keeps the results."""
         state = self.state
         values: dict[str, float] = {}
         for prefix, model in state.models.items():
             for at in state.zero_shot_sets:
                 if not (scores := self._score(model, at, epoch, prefix)):
-                    gc.collect()  # what the failed loader raised keeps it; the next one's workers would end it, in vain
+                    gc.collect()  # the error keeps the failed loader; the next one's workers would end it, in vain
                 values |= scores
         if values:
             keep_results(values, epoch, data, state.args, tb_writer)
@@ -79,7 +79,7 @@ class ZeroShotEvaluator:
             with without_side_effects(model):
                 model.eval()
                 found = evaluate(model, self.preprocess, self.tokenizer, at, self.settings)
-        except Exception as error:  # what is only for looking at must not end the training
+        except Exception as error:  # an evaluation must not end the training
             why = self.state.loaders.excuse() or reason(error)
             logging.warning(f"FFF Zero-shot Epoch: {epoch} {at.spec.name} cannot be scored ({why})")
             return {}

@@ -37,8 +37,8 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.patching import View, replaced
 from open_clip_fff.plural import plural
 
-MANY_ROWS = 100_000  # of a table, which take seconds
-# the hook that makes the features that mine; with `online`, the loss has them
+MANY_ROWS = 100_000  # of a table; reading so many takes seconds
+# the hook that makes the mining features; with `online` the loss has them
 _HOOKS = {"frozen": "frozen", "precomputed": "stored", "text": "sentence", "ema": "ema"}
 
 
@@ -81,7 +81,7 @@ def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
         folder=Path(args.checkpoint_path) if keeps_checkpoints(args) else None,
         resumed=Path(args.resume).parent if args.resume else None,
     )
-    with torch.random.fork_rng():  # building a model draws numbers that training should not miss
+    with torch.random.fork_rng():  # building a model must not change training's random numbers
         return [BATCH_HOOKS[name](context) for name in (*names, *plan.batch_hooks)]
 
 
@@ -140,14 +140,14 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
 
 
 def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
-    """OpenCLIP's CSV data set with every caption column serialized in the place of the first.
+    """OpenCLIP's CSV data set, in which a row's caption is all its captions, serialized.
 
-    Its captions are all read here, reported once, and checked against --min-coverage; rows without any are left out, as
-    they are from tars.
+    All captions are read here, reported once, and checked against --min-coverage. Rows without caption or image are
+    left out, as with tars.
     """
     image, captions, _ = table_columns(filename, options["sep"], options["img_key"], captions)
     columns, reader = list(captions.text_keys), CaptionReader(captions)
-    # all columns, as OpenCLIP does next: with `usecols` a row with a cell too many is no error
+    # all columns, as OpenCLIP reads them next: with `usecols` a row with a cell too many is no error
     table = read_table(filename, options["sep"], captions.text_columns)
     dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
     paths, texts, counters, left_out, lost = [], [], LoaderCounters(captions.sources), Counter[str](), {}
@@ -182,10 +182,9 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
 
 
 class HookedLoader(View):
-    """A loader whose batches have passed the hooks, on the training device, once each.
+    """A loader that passes each batch through the hooks once, on the training device.
 
-    Here and not in the model's forward, which gradient accumulation runs twice per micro-batch and `torch.compile`
-    compiles.
+    Not in the model's forward: gradient accumulation runs that twice per micro-batch, and `torch.compile` compiles it.
     """
 
     def __init__(self, loader, device: torch.device, hooks: list[BatchHook]) -> None:

@@ -19,15 +19,15 @@ from open_clip_fff.host.loader.tracking import EpochStart
 def stream_seams(
     orders: OrdersData, skip_trained: SkipTrained, start: EpochStart | None, seams: dict[str, Any]
 ) -> dict[str, Any]:
-    """What replaces webdataset's names in OpenCLIP's tar pipeline, so that a hook's look-ahead is a stage of it.
+    """Replacements for webdataset's names that make a hook's look-ahead a stage of OpenCLIP's tar pipeline.
 
-    `skip_trained` and `start` are as `SeededPipeline`'s, `seams` those so far.
+    `skip_trained` and `start` are as in `SeededPipeline`; `seams` are the replacements so far.
     """
     epoch = _Epoch()
     lookahead = orders.lookahead(epoch)
 
     def pipeline(*stages: object) -> GroupedPipeline:
-        epoch.shared = LatestEpoch.latest  # OpenCLIP has just made it; that of validation data comes later
+        epoch.shared = LatestEpoch.latest  # the training data's: OpenCLIP makes validation's later
         skip_trained.counters.append(lookahead)
         return GroupedPipeline(lookahead, skip_trained, start, *stages)
 
@@ -35,7 +35,7 @@ def stream_seams(
 
 
 class GroupedPipeline(RepeatingPipeline):
-    """Tells the look-ahead when an epoch begins, and of how many mini-batches; it gets all passes as one stream."""
+    """Tells the look-ahead when an epoch begins and how many mini-batches it has; all passes are one stream to it."""
 
     def __init__(self, lookahead: Lookahead, skip: SkipTrained, start: EpochStart | None, *stages: object) -> None:
         super().__init__(skip, start, *stages)
@@ -47,7 +47,7 @@ class GroupedPipeline(RepeatingPipeline):
 
 
 class _Epoch:
-    """The epoch that OpenCLIP's training data is in, in a worker too."""
+    """The current epoch of OpenCLIP's training data, also in a loader worker."""
 
     shared: LatestEpoch | None = None
 

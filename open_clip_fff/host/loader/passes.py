@@ -1,7 +1,7 @@
-"""An epoch of a loader worker's shards as one stream of passes: no row is dropped where one ends and the next begins.
+"""A loader worker reads its shards as one stream of passes, so that no row is dropped between two of them.
 
-OpenCLIP cuts each pass over a worker's shards into mini-batches by itself and drops what does not fill the last one:
-shards that hold fewer rows than a mini-batch are never trained, and their worker's epoch is short.
+OpenCLIP cuts each pass into mini-batches and drops the last, incomplete one: a worker whose shards hold fewer rows than
+a mini-batch never trains them, and its epoch is short.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,11 +19,11 @@ from open_clip_fff.host.loader.tracking import EpochStart
 class MiniBatches:
     """A stage that cuts samples into mini-batches, each stacked and yielded as soon as it is full.
 
-    (webdataset's waits for one more sample, for which another pass may have to be read; and thousands of small tensors
-    would be slow to transfer.)
+    webdataset's stage waits for one more sample, which may need another pass; and thousands of unstacked small tensors
+    would be slow to transfer.
 
-    The last one may have fewer rows than `size` where `partial` says so. OpenCLIP's main branch names a `collation_fn`,
-    torch's, which is not used. `arrived` counts the samples that came so far.
+    With `partial` the last one may have fewer rows than `size`. `collation_fn`, which OpenCLIP's main branch passes, is
+    not used. `arrived` counts the samples so far.
     """
 
     def __init__(self, size: int, partial: bool = True, collation_fn: Any = None) -> None:
@@ -42,7 +42,7 @@ class MiniBatches:
 
 
 class RepeatedPasses(IterableDataset):
-    """A pipeline's samples over and over, for as long as any of them reach `batches`."""
+    """Repeats a pipeline's samples for as long as any of them reach `batches`."""
 
     def __init__(self, once: wds.DataPipeline, batches: MiniBatches) -> None:
         self.once, self.batches = once, batches
@@ -71,6 +71,6 @@ class RepeatingPipeline(SeededPipeline):
         self.pipeline = [self.passes, *self.pipeline[cut:]]
 
     def with_epoch(self, nsamples: int = -1, nbatches: int = -1) -> "RepeatingPipeline":
-        """An epoch is so many mini-batches."""
+        """Sets an epoch's number of mini-batches."""
         self.passes.patience = max(nsamples, nbatches) * self.passes.batches.size
         return super().with_epoch(nsamples, nbatches)

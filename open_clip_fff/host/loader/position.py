@@ -1,7 +1,7 @@
-"""Where a loader is in its epoch; sent with each mini-batch, so that what is only read ahead does not count as trained.
+"""A loader's position in its epoch, sent with each mini-batch: samples that were only read ahead are not trained yet.
 
-A run that resumes in the middle of an epoch reads the same stream again and passes over what was trained, undecoded: a
-worker needs the number of samples that reached its decoder, which of them the decoder lost, and its generators.
+A run that resumes in the middle of an epoch reads the same stream again and skips trained samples undecoded. For that a
+worker needs the number of samples that reached its decoder, which of them could not be decoded, and its generators.
 """
 
 import pickle
@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 
 from open_clip_fff.host.random_state import random_state
 
-# what a worker yields in its turn without a mini-batch: a new loader's first mini-batch is always worker 0's
+# what a worker yields to pass its turn: a new loader always begins with worker 0, a resumed epoch may not
 NO_BATCH = None
 
 
@@ -28,7 +28,7 @@ class WorkerPosition(NamedTuple):
 
 
 def worker_position(taken: int = 0, lost: list[int] | None = None) -> WorkerPosition:
-    """Of the calling process, right after a mini-batch."""
+    """The calling process's position, right after a mini-batch."""
     worker = get_worker_info()
     number, random = (0, b"") if worker is None else (worker.id, pickle.dumps(random_state("cpu")))
     return WorkerPosition(number, taken, lost or [], random)
@@ -36,7 +36,7 @@ def worker_position(taken: int = 0, lost: list[int] | None = None) -> WorkerPosi
 
 @dataclass
 class WorkerProgress:
-    """What a worker has yielded in an epoch: mini-batches, and as in `WorkerPosition`, but all lost ones."""
+    """What a worker has yielded in an epoch; fields as in `WorkerPosition`, `lost` of the whole epoch."""
 
     batches: int = 0
     taken: int = 0
@@ -51,7 +51,7 @@ class WorkerProgress:
     def random_state(self) -> dict[str, Any] | None:
         """Its generators as `host.random_state.random_state` gives them; None in the main process."""
         if isinstance(self.random, bytes):
-            return pickle.loads(self.random) if self.random else None  # of our own process, never of a file
+            return pickle.loads(self.random) if self.random else None  # from our own worker, never from a file
         return self.random
 
 
@@ -87,7 +87,7 @@ class LoaderProgress:
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> "LoaderProgress":
-        """What `state_dict` gave."""
+        """The inverse of `state_dict`."""
         workers = {
             number: WorkerProgress(one["batches"], one["taken"], one["lost"].tolist(), one["random"] or b"")
             for number, one in state["workers"].items()
@@ -101,7 +101,7 @@ class SkipTrained:
     Attributes:
         taken, lost: as in `WorkerPosition`, since the epoch began.
         skipped: samples that were dropped.
-        counters: stages after the decoder that count in `arrived` what comes through; the first shows what is lost.
+        counters: stages after the decoder that count samples in `arrived`; by the first it sees which ones are lost.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class SkipTrained:
         return worker_position(self.taken, lost)
 
     def __call__(self, samples: Iterable[dict]) -> Iterator[dict]:
-        """One pass over a worker's shards, or all of them."""
+        """Passes on the untrained samples of one pass over a worker's shards, or of all passes."""
         for sample in samples:
             number, self.taken = self.taken, self.taken + 1
             if number < self._over:

@@ -1,8 +1,8 @@
 """Random numbers that are the same in a resumed run: seeded at each epoch's start, or kept with the checkpoint.
 
-Loader workers of tars outlive an epoch, and a resumed run has new ones: they are seeded at each epoch's start, by
-(seed, epoch, rank, worker). So is the main process, by (seed, epoch, rank), where the loss is ours. Where the loss is
-OpenCLIP's, so is the stream of random numbers: each rank's generators are kept with the checkpoint.
+Loader workers of tars outlive an epoch, and a resumed run has new ones: each epoch seeds them by (seed, epoch, rank,
+worker). With a loss of ours, each epoch also seeds the main process, by (seed, epoch, rank). With OpenCLIP's loss the
+random numbers stay OpenCLIP's: each rank's generators are kept with the checkpoint.
 """
 
 import random
@@ -54,14 +54,14 @@ class SeededPipeline(EndingPipeline):
             yield batch, self.skip_trained.position()
 
     def passed(self) -> int:
-        """Samples that are trained already."""
+        """How many samples were skipped, since they are trained already."""
         return self.skip_trained.skipped
 
 
 def with_own_generator(make: Callable, seed: int, rank: int, *args: Any, **options: Any) -> Any:
     """A tar loader whose workers' base seed is not drawn from the main process's generator.
 
-    Its workers persist: an uninterrupted run draws that seed in its first epoch, a resumed one in a later epoch.
+    Its workers persist, so torch draws that seed once, in a process's first epoch: a later one in a resumed run.
     """
     if options.get("num_workers"):
         generator = torch.Generator().manual_seed(random.Random(f"loader/{seed}/{rank}").getrandbits(63))
@@ -79,6 +79,6 @@ def before_epoch(state: RunState, epoch: int, first: bool) -> None:
 
 
 def after_epoch(state: RunState) -> None:
-    """Gathers all ranks' generators on rank 0, which saves; with OpenCLIP's loss and a flag of ours typed."""
+    """Gathers all ranks' generators on rank 0, which saves them; with OpenCLIP's loss and a flag of open_clip_fff."""
     if state.plan.typed and not state.own_loss:
         state.random_states = objects_of_ranks(random_state(state.args.device))

@@ -1,4 +1,4 @@
-"""An epoch that is shorter than the schedule counts: a warning with one rank, an error with several."""
+"""An epoch with fewer mini-batches than the schedule counts: a warning with one rank, an error with several."""
 
 import argparse
 import logging
@@ -15,8 +15,8 @@ class CountedLoader(View):
     DDP's ranks take every step together: when one has no mini-batch left, the others would wait until the collective's
     timeout, half an hour later.
 
-    `repeats` says whether rows of small shards are carried on into the next pass, so that only rows that cannot be read
-    make an epoch short.
+    `repeats`: whether leftover rows join the next pass over the shards, so that only unreadable rows make an epoch
+    short.
     """
 
     def __init__(self, loader: Any, args: argparse.Namespace, repeats: bool) -> None:

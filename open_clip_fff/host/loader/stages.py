@@ -1,4 +1,4 @@
-"""Where OpenCLIP's two generations differ between a tar and a step: stages of the pipeline, and what a batch is."""
+"""Where the data pipelines of OpenCLIP 3.3 and its main branch differ: their stages, and the type of a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,17 +21,17 @@ def unpack(batch: Any) -> tuple:
 
 
 def reading_txt(args: Any) -> Any:
-    """OpenCLIP's flags for its loaders; on its main branch --text-key and --json-text-key are flags of its own, too.
+    """OpenCLIP's flags as its loaders should see them: captions are in `txt`.
 
-    Ours are read before, and what they name has become `txt`.
+    Its main branch has flags --text-key and --json-text-key of its own; ours have been applied before.
     """
     return View(args, text_key="txt", json_text_key=None) if TASKS else args
 
 
 def before_decoder(stage: Callable) -> dict[str, Any]:
-    """What replaces webdataset's names in OpenCLIP's pipeline, so that a stage sees each sample before it is decoded.
+    """Replacements for webdataset's names that put a stage before OpenCLIP's decoder.
 
-    The main branch makes tokens first, then decodes: its `map_dict` of images that has a handler.
+    The main branch first makes tokens, by `map_dict(text=...)`, then decodes images, by a `map_dict` with a handler.
     """
     decode, map_dict = oc_data.wds.decode, oc_data.wds.map_dict
     if not TASKS:
@@ -45,7 +45,7 @@ def before_decoder(stage: Callable) -> dict[str, Any]:
 
 
 def around_decoder(before: Callable, after: Callable, seams: dict[str, Any]) -> dict[str, Any]:
-    """The same for a stage after the filter of samples without caption or image, and one after all decoding.
+    """The same for two stages: `before` follows the filter of samples without caption or image, `after` all decoding.
 
     `seams` are those of `before_decoder`.
     """

@@ -29,7 +29,7 @@ STOPPED = ("T", "t")
 class LoaderTimeouts:
     """Limits every `DataLoader` of this process while `bounded` lasts.
 
-    Its `minutes` of one wait for a batch do not count those in which this process itself is stopped (Ctrl-Z).
+    `minutes` limits one wait for a batch; time in which this process itself is stopped (Ctrl-Z) does not count.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -38,7 +38,7 @@ class LoaderTimeouts:
         self._workers: set[Any] = set()
         self._ended = threading.Event()
         self._waiting: _TimedIterator | None = None
-        self._seconds = 0.0  # for which it waits
+        self._seconds = 0.0  # of that wait
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
@@ -61,20 +61,21 @@ class LoaderTimeouts:
             _kill([worker for worker in self._workers if self.message or state(worker.pid) in (*STOPPED, "")])
 
     def wait(self, iterator: "_TimedIterator", get: Callable[[], Any]) -> Any:
-        """What `get` gives, which waits for the iterator's workers."""
+        """Calls `get`, which waits for the iterator's workers, under the limit."""
         self._seconds, self._waiting = 0.0, iterator
         try:
             return get()
         except BaseException:
             if self.message:
-                # torch raises in SIGCHLD's handler: anywhere, were it later, such as where logging holds its lock
+                # torch's SIGCHLD handler raises at each worker's end: later that may be anywhere, even under logging's
+                # lock
                 _kill(iterator.workers())
             raise
         finally:
             self._waiting = None
 
     def _count(self) -> None:
-        """Counts its own beats, not the clock, which goes on while this process is stopped."""
+        """Measures a wait in its own beats, since the clock goes on while this process is stopped."""
         limit = 60 * self.minutes
         beat = min(BEAT, limit / 4)
         while not self._ended.wait(beat):
@@ -84,14 +85,14 @@ class LoaderTimeouts:
                     self._give_up()
 
     def excuse(self) -> str:
-        """For who goes on without what a loader should have given: `message`, for which the run does not end then."""
+        """Takes `message`, for a caller that goes on without the batches: the run does not end then."""
         message, self.message = self.message, ""
         return message
 
     def _give_up(self) -> None:
         """Kills workers that did not answer; if the run does not end then, ends this process."""
         iterator = self._waiting
-        if iterator is None:  # they did just now
+        if iterator is None:  # the batch came just now
             return
         workers = iterator.workers()
         numbered = [(f"worker {number} (pid {worker.pid})", state(worker.pid)) for number, worker in enumerate(workers)]
@@ -105,7 +106,7 @@ class LoaderTimeouts:
             f"{which}"
         )
         if iterator.inner is not None:
-            iterator.inner._shutdown = True  # torch would take a lock for it, which a killed worker may hold for ever
+            iterator.inner._shutdown = True  # torch's shutdown takes a lock, which a killed worker may hold for ever
         del iterator  # or this thread would be the one that ends the loader
         for worker in workers:
             worker.kill()
@@ -115,7 +116,7 @@ class LoaderTimeouts:
 
 
 class _TimedIterator:
-    """A loader's iterator with a limit on each wait; `inner` is the loader's own, None before it."""
+    """A loader's iterator with a limit on each wait; `inner` is the loader's own, None until it is made."""
 
     def __init__(self, limit: LoaderTimeouts, loader: DataLoader, begin: Callable[[], Any]) -> None:
         self.limit = limit

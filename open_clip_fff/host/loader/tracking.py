@@ -1,4 +1,4 @@
-"""A training loader that tracks what of its epoch was trained, and begins where a stopped run ended."""
+"""A training loader that tracks how much of its epoch was trained, and begins where a stopped run ended."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ class EpochStart:
     epoch: int  # from 0; it is trained in part
     step: int  # optimizer steps of it that are done
     steps: int  # of the whole epoch
-    past: LoaderProgress  # what the loader has yielded for them
+    past: LoaderProgress  # what the loader had yielded by then
     random: dict[str, Any]  # the process's generators after that step
-    hooks: dict[str, Any] = field(default_factory=dict)  # what batch hooks keep of the epoch, by their class
+    hooks: dict[str, Any] = field(default_factory=dict)  # the batch hooks' state in the epoch, by their class
 
 
 class TrackedLoader:
-    """Takes the positions that workers send off the mini-batches, and keeps them.
+    """Separates the workers' positions from the mini-batches, and records them.
 
-    `loader` is of a `seeding.SeededPipeline`, or made by `table_loader`; `device` is that of the generators.
+    `loader` reads a `seeding.SeededPipeline`, or is made by `table_loader`; `device` is that of the generators.
     """
 
     def __init__(self, loader: Any, device: str) -> None:
@@ -71,13 +71,13 @@ class TrackedLoader:
             restore_random_state(self.start.random, self.device)
 
     def end_workers(self) -> None:
-        """Ends the workers at once, at the end of a run: they may be reading, and would be waited for."""
+        """Ends the workers at the end of a run, without waiting for what they are reading."""
         for worker in getattr(self._batches, "_workers", []):
             worker.terminate()
 
 
 def table_loader(loader: DataLoader, batches: Sampler[list[int]], device: str) -> TrackedLoader:
-    """A tracked loader of a map-style data set by its mini-batches of indices, without those that were trained."""
+    """A tracked loader of a map-style data set that skips trained mini-batches; `batches` are lists of indices."""
     collate = CollateWithPosition(loader.collate_fn)
     made = DataLoader(
         loader.dataset,
@@ -98,7 +98,7 @@ def _begin_worker(init: Callable | None, collate: "CollateWithPosition", number:
 
 
 class RemainingBatches(Sampler[list[int]]):
-    """The mini-batches of indices that are still to be trained, from `start` on, or from the epoch's own (None).
+    """The mini-batches, as lists of indices, that are still to be trained: from `start` on, or all (None).
 
     Their order is drawn from the process's generators as they were at the epoch's start.
     """
@@ -127,7 +127,7 @@ class CollateWithPosition:
 
     def __init__(self, collate: Callable) -> None:
         self.collate = collate
-        # as `RemainingBatches`'s; workers of a table live for one epoch, so that each epoch has its own
+        # as in `RemainingBatches`; a table's workers live for one epoch, so each epoch's have their own
         self.start: EpochStart | None = None
 
     def __call__(self, samples: list) -> Any:

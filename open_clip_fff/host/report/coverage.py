@@ -12,7 +12,7 @@ NAMED = 10  # shards in a line
 
 
 def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | None:
-    """Coverage by source, captions per image, repeats and length, of `LoaderCounters.take`; None for no row."""
+    """A line on coverage by source, captions per image, repeats and length (`LoaderCounters.take`); None for no row."""
     rows, used = news["rows"], max(news["captions"], 1)
     if not rows:
         return None
@@ -29,7 +29,7 @@ def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | No
 def skipped_lines(
     news: Mapping[str, int], read: Mapping[str, int], shards: int, where: str, rows: Mapping[str, int] | None = None
 ) -> list[str]:
-    """A line on rows that were skipped or damaged, and one on lost ones of so many shards, if there were any.
+    """A line on skipped or damaged rows, and one on lost shards (of `shards` in all), where there are any.
 
     `news` is as `caption_line`'s, `read` and `rows` are as `lost_line`'s.
     """
@@ -43,7 +43,7 @@ def skipped_lines(
 def lost_line(read: Mapping[str, int], rows: Mapping[str, int]) -> str:
     """Shards that were lost in an epoch, and the rows that they cost.
 
-    `read` has how many rows were read of each before, `rows` how many a shard holds, where that is known.
+    `read` has the rows read of each lost shard before its loss, `rows` how many rows a shard holds, where known.
     """
     known = {url: max(rows[url] - given, 0) for url, given in read.items() if url in rows}
     parts = [

@@ -8,7 +8,7 @@ from open_clip_fff.mining.counts import Rates, connection_rates
 from open_clip_fff.mining.miner import CROWD, GROWTH, TRUST, Miner
 
 ENOUGH = 1000  # scored pairs, of which a discriminator that works finds some
-HEAVY = 4  # positives of the user's for each own caption
+HEAVY = 4  # given positives for each own caption
 
 
 class SilentDiscriminator:
@@ -18,7 +18,7 @@ class SilentDiscriminator:
         self._name, self._scored, self._silent = name, 0, True
 
     def warning(self, sums: Tensor) -> str | None:
-        """What is wrong, once, when enough pairs are scored, by `ConnectionCounts`' sums over ranks; else None."""
+        """A warning, once, if ENOUGH scored pairs hold no match; `sums` are `ConnectionCounts`' over ranks."""
         rates = connection_rates(sums)
         self._silent &= not (rates.by_image or rates.by_text or rates.doubtful)
         self._scored += int(sums.view(2, -1)[:, 0].sum())
@@ -62,10 +62,10 @@ def mining_warning(mined: Rates, miner: Miner, captions: int) -> str | None:
 
 
 def outweighed(given: float, plan: Plan) -> str | None:
-    """What to add where the user's positives outweigh an image's own captions; None where they do not.
+    """A warning where given positives outweigh an image's own captions; None where they do not.
 
-    In the project's study that halved the recall of own captions, and cost small groups most where sizes differ;
-    at a light weight it cost nothing. `given` counts captions of other images that the user pairs with an image.
+    In the project's study that halved the recall of own captions, and cost small groups most; at a light weight it cost
+    nothing. `given` counts the captions of other images that the user pairs with an image.
     """
     own = plan.captions.columns
     if plan.captions.positive_key_as == "ignore" or not plan.loss.weights.equal or given <= HEAVY * own:
@@ -79,7 +79,7 @@ def outweighed(given: float, plan: Plan) -> str | None:
 
 
 def never_met(captions: CaptionSettings) -> str:
-    """That no pair of the user's was in a batch of a whole epoch, and what to do."""
+    """The warning that no batch of a whole epoch held a given pair."""
     named = {"--positive-key": captions.positive_key, "--positives": captions.positives}
     flags = " and ".join(f"{flag} {value}" for flag, value in named.items() if value is not None)
     return (

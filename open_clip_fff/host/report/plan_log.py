@@ -18,7 +18,7 @@ def plan_text(args: argparse.Namespace, plan: Plan) -> str:
 
 
 def log_plan(args: argparse.Namespace, plan: Plan) -> None:
-    """Writes it into out.log alone, once OpenCLIP has opened that: the terminal has shown it already."""
+    """Writes the plan into OpenCLIP's out.log alone: the terminal has shown it already."""
     text = f"The plan:\n{plan_text(args, plan)}"
     record = logging.LogRecord(logging.root.name, logging.INFO, __file__, 0, text, None, None)
     for handler in logging.root.handlers:

@@ -15,7 +15,7 @@ BLOCK = 2**22  # pairs that are scored at a time: 16 MB of float32, and their ma
 class Keys(NamedTuple):
     """The --positive-key of each image and of each caption's image, int64 [N] and [V], negative where missing.
 
-    Captions of other images of the key are right, too, or they are left out, neither right nor wrong.
+    `right`: captions of other images with the same key count as right; otherwise they are left out.
     """
 
     image: Tensor
@@ -57,9 +57,9 @@ def recall(
 
 
 def rank_of_own(queries: Tensor, targets: Tensor, query_ids: Tensor, target_ids: Tensor, keys: Keys | None) -> Tensor:
-    """How many targets that are not its own rank before each query's best own one, of features [Q, D] and [T, D].
+    """How many other targets rank before each query's best own target; features are [Q, D] and [T, D].
 
-    Ties rank before it, and so does NaN: a model that gives all pairs one score, or none, has recall 0.
+    Ties and NaN rank before it: a model that gives all pairs one score, or NaN, has recall 0.
 
     Returns:
         int64 [Q]; the largest int64 where a query has no own target.

@@ -10,16 +10,16 @@ from open_clip_fff.host.report.recall import TOPS
 from open_clip_fff.plural import plural
 
 RESULTS = "fff_results.jsonl"  # beside OpenCLIP's results.jsonl, whose readers know its keys
-AVERAGE = "ema_"  # before the numbers of the weights' moving average
+AVERAGE = "ema_"  # prefix of the moving average's metrics
 
-RECALL = "all_captions_"  # before the names in `recall`, which OpenCLIP gives to its own numbers, too
+RECALL = "all_captions_"  # prefix of the names in `recall`, which OpenCLIP's own metrics have, too
 LOSS = "sigmoid_val_loss"
 
 
 def keep_results(values: dict[str, float], epoch: int, data: dict, args, tb_writer) -> None:
     """Keeps numbers where OpenCLIP keeps its own, under other names and in a file of their own.
 
-    Where that cannot be written, as on a full disk, a warning says so: the epoch is not saved yet.
+    A file that cannot be written, as on a full disk, costs a warning alone: the epoch is not saved yet.
     """
     steps = data["train"].dataloader.num_batches // args.accum_freq * epoch if "train" in data else None
     try:
@@ -32,7 +32,7 @@ def keep_results(values: dict[str, float], epoch: int, data: dict, args, tb_writ
 
 
 def track(values: Mapping[str, float], axis: str, at: int, wandb_step: int | None, args, tb_writer) -> None:
-    """Gives numbers to the trackers that the run has, at a step or epoch, which the `axis` is called."""
+    """Sends metrics to the run's trackers at a step or epoch, as `axis` names it."""
     if tb_writer is not None:
         for name, value in values.items():
             tb_writer.add_scalar(name, value, at)
@@ -43,7 +43,7 @@ def track(values: Mapping[str, float], axis: str, at: int, wandb_step: int | Non
 
 
 def validation_line(epoch: int, values: Mapping[str, float], prefix: str, note: str) -> str:
-    """The line in the log, on `values` of `host.validation.validate`; `note` is on what counts as right."""
+    """The log line of the `values` of `host.validation.validate`; `note` says what counts as right."""
     directions = []
     for direction in ("image_to_text", "text_to_image"):
         shares = " ".join(f"R@{k} {values[f'{prefix}{RECALL}{direction}_R@{k}']:.3f}" for k in TOPS)

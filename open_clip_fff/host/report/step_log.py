@@ -79,7 +79,7 @@ class StepReport:
         return f" False negatives: {c.rate:.1%} ({details})"
 
     def scalars(self) -> dict[str, float]:
-        """By the tag under which trackers show it."""
+        """The values by their tags in trackers."""
         r, labels, fusion = self.rates, self.connections, self.fusion
         values = {
             "mined_per_image": r.mined,
@@ -125,7 +125,7 @@ class StepReporter:
         self._started = time.monotonic()
 
     def after_step(self, step: int) -> None:
-        """After the `step`th of an epoch."""
+        """To be called after the `step`th step of an epoch, from 1."""
         self._left, self._done = self._left - 1, self._done + 1
         if (step - 1) % self.state.args.log_every_n_steps == 0 or step == self.steps_per_epoch:
             self._show(step - 1)
@@ -160,17 +160,17 @@ class StepReporter:
         )
         logging.info(report.line())
         self.state.last_scalars = report.scalars()
-        # OpenCLIP's main branch shows both by the same names, before the step
+        # OpenCLIP's main branch logs both under the same names, as they were before the step
         scalars = {name: x for name, x in report.scalars().items() if not (TASKS and name in ITS_OWN)}
         track(scalars, "step", report.step, report.step, self.state.args, self.tb_writer)
 
     def _over_ranks(self, counts: RunningSums) -> Tensor:
-        """What was counted since the last log step."""
+        """The counts since the last log step, summed over ranks."""
         args = self.state.args
         return sum_over_ranks(counts.take(torch.device(args.device)), args.world_size)
 
     def _warn(self, mined: Rates, at_end: bool) -> None:
-        """Where mining does not do what the flags ask for; each kind of warning once in a run."""
+        """Warns where mining does not do what the flags ask for, once per kind of warning."""
         args, plan, miner = self.state.args, self.state.plan, self.criterion.miner
         images = args.batch_size * args.accum_freq * args.world_size
         warnings, self._given = [outweighed(mined.given, plan)], self._given + mined.given

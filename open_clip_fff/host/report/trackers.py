@@ -16,7 +16,7 @@ from open_clip_fff.patching import View, replaced
 
 @contextmanager
 def trackers(args: argparse.Namespace) -> Iterator[None]:
-    """The seams of both, where they are installed."""
+    """Replaces W&B's `init` and TensorBoard's writer, where they are installed."""
     with ExitStack() as seams:
         if oc_main.wandb is not None and args.resume == "latest":
             seams.enter_context(replaced(oc_main.wandb, init=partial(_init_wandb, args, oc_main.wandb.init)))
@@ -28,7 +28,7 @@ def trackers(args: argparse.Namespace) -> Iterator[None]:
 
 
 def _init_wandb(args: argparse.Namespace, init: Callable, **settings: Any) -> Any:
-    """OpenCLIP gives the id of the run, but by now `latest` is the checkpoint's path, and W&B would begin it anew."""
+    """Resumes the W&B run: OpenCLIP does so only for `--resume latest`, which is a checkpoint's path by now."""
     return init(**{**settings, "resume": "allow" if args.resume else None})
 
 
@@ -52,6 +52,6 @@ class ForgivingWriter:
 
 
 def _without_tensorboard(hook: Callable, failed: threading.ExceptHookArgs) -> None:
-    """No traceback of the thread that writes TensorBoard's files: the writer's next call raises the same error."""
+    """Drops the traceback of TensorBoard's writer thread: the writer's next call raises the same error."""
     if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
         hook(failed)
