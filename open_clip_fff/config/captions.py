@@ -11,7 +11,7 @@ from open_clip_fff.config.topics import Topic, code, codes
 
 TAR_FLAGS = frozenset({"text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences"})
 ROW_FLAGS = TAR_FLAGS | {"caption_words", "min_coverage", "class_key", "positive_key", "positives"}
-PATTERN = "re:"  # begins a json key that is a regular expression over field names
+PATTERN = "re:"  # prefix of a json key that is a regular expression over field names
 
 
 def _has_sidecar(settings: "CaptionSettings") -> bool:
@@ -33,9 +33,9 @@ def _bounds(text: str) -> tuple[int, int | None]:
 class CaptionSettings(Settings):
     """Where captions are read and how many of an image's captions join a batch.
 
-    Fields are documented by their flags' help. An empty `val_sidecar` is none, None that of training; the upper bound
-    of `words` may be None. `shards` is --train-data, `A::B`, to which the folders of `sidecar` belong in turn; None
-    where not known.
+    Fields are documented by their flags' help. `val_sidecar`: None means that of training, an empty string none. The
+    upper bound of `words` may be None. `shards` is --train-data, `A::B`, in the order of `sidecar`'s folders; None if
+    unknown.
     """
 
     group: ClassVar[str] = "captions"
@@ -188,18 +188,18 @@ class CaptionSettings(Settings):
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns of a CSV that are read, once each, all as text, where the text keys are its columns."""
+        """The CSV columns to read as text, without duplicates; here the text keys are column names."""
         keys = (*self.text_keys, self.class_key, self.positive_key)
         return tuple(dict.fromkeys(key for key in keys if key is not None))
 
     @property
     def gives_positives(self) -> bool:
-        """Whether some of them are positives."""
+        """Whether the user gives positives."""
         return self.positives is not None or (self.positive_key is not None and self.positive_key_as == "positive")
 
     @property
     def pairs_text(self) -> tuple[str, ...]:
-        """What the user says of pairs, in clauses."""
+        """The pairs that the user gives, in clauses."""
         parts = []
         if self.positive_key is not None:
             what = "are positives of each other" if self.positive_key_as == "positive" else "are no negatives either"
@@ -231,7 +231,7 @@ class CaptionSettings(Settings):
 
     @property
     def columns(self) -> int:
-        """How many captions of each image stand in one batch: K under `all`, else 1."""
+        """How many captions of each image are in one batch: K under `all`, else 1."""
         return self.per_image if self.policy == "all" else 1
 
     @property

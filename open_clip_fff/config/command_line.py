@@ -10,7 +10,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.patching import View, replaced
 
 USAGE = "usage: python -m open_clip_fff.train [OpenCLIP's flags] [open_clip_fff's flags]\n\n"
-_GONE = ("horovod", "torchscript", "trace")  # flags of 3.3 that OpenCLIP's main branch has no more
+_GONE = ("horovod", "torchscript", "trace")  # flags of 3.3 that OpenCLIP's main branch has dropped
 NONE_TYPED = "open_clip_fff's flags (none given: training is OpenCLIP's own):\n"
 
 
@@ -20,7 +20,7 @@ def parse_open_clip(argv: list[str]) -> argparse.Namespace:
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
-    """The namespace, and the parser, which OpenCLIP's function makes and does not give away."""
+    """The namespace, and the parser, which OpenCLIP's function makes but does not return."""
     made: list[argparse.ArgumentParser] = []
 
     class Kept(OneLineParser):
@@ -37,11 +37,11 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
         known = [*made[0]._option_string_actions, *flag_parser()._option_string_actions]
         hints = (did_you_mean(word, known) for word in unknown if word.startswith("--"))
         raise UsageError(line + "".join(hints)) from None
-    except (ValueError, SyntaxError) as error:  # which its one flag of this kind lets through
+    except (ValueError, SyntaxError) as error:  # from --aug-cfg, the one flag whose parser lets these through
         raise UsageError(f"--aug-cfg: takes NAME=VALUE, as in scale=(0.4,1.0) use_timm=True ({error})") from None
     for name in _GONE:
         vars(args).setdefault(name, False)
-    for name in ("model", "distill_model"):  # OpenCLIP's tokenizers, unlike its models, are not found by ViT-B/32
+    for name in ("model", "distill_model"):  # OpenCLIP finds models, but not tokenizers, by the form ViT-B/32
         if (model := getattr(args, name)) and ":" not in model:
             setattr(args, name, model.replace("/", "-"))
     return args, made[0]
@@ -61,7 +61,7 @@ def parse_shard_flags(argv: list[str]) -> argparse.Namespace:
 
 
 def help_text() -> str:
-    """OpenCLIP's help and ours, ours last, where a terminal shows it; a flag of both, which is ours, is there once."""
+    """OpenCLIP's help, then ours, at the end of the terminal; a flag that both have is shown once, as ours."""
     theirs, ours = open_clip_parser(), flag_parser()
     for name in theirs._option_string_actions.keys() & ours._option_string_actions.keys():
         theirs._option_string_actions[name].help = argparse.SUPPRESS

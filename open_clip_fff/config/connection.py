@@ -28,7 +28,7 @@ class ConnectionSettings(Settings):
     """MAFA's connection discriminator (con-D; arXiv 2312.06112): a frozen model that gives q = P(match) of a pair.
 
     The flags' helps describe the fields. The default thresholds are MAFA's. Pairs with a cosine below `gate` are
-    negatives without being scored. With GRIT, epoch 0's batches are random, and `start` may be 1.
+    negatives without being scored. With GRIT, epoch 0's batches are random: `start` may then be 1.
     """
 
     group: ClassVar[str] = "connection"

@@ -33,25 +33,25 @@ def check(plan: Plan) -> None:
 
 
 def idle_notes(plan: Plan) -> list[str]:
-    """Warnings about flags that only add to the log, and here do not: not errors, as runs share command lines."""
+    """Warnings about flags for the log that log nothing here: no errors, since runs share command lines."""
     if "class_key" in plan.typed and not (plan.mining or plan.connection or plan.grouping):
         return ["warning: --class-key tells which mined pairs are right, and in this run nothing is mined"]
     return []
 
 
 def _check_needs(plan: Plan) -> None:
-    """Flags of settings that are not used, and those that another setting leaves without effect."""
+    """Refuses flags of unused settings, and flags that another setting leaves without effect."""
     for kind in OWNERS:
         part = plan.parts.get(kind)
         for name, field in fields_by_flag(kind).items():
             needs = kind.needs if part is None else flag_of(field).needs
-            off = part is None and needs.partition(" ")[0] == as_flag(name)  # as --fusion-layers 0 says it
+            off = part is None and needs.partition(" ")[0] == as_flag(name)  # e.g. --fusion-layers 0
             if name in plan.typed and needs and not off and (part is None or not has_effect(field, part)):
                 raise UsageError(f"{as_flag(name)} does nothing without {needs}")
 
 
 def _check_weights(plan: Plan) -> None:
-    """Weights of mined positives, where there are none."""
+    """Refuses weights of mined positives where there are none."""
     mined = plan.connection is not None or (plan.mining is not None and plan.mining.mined_as == "positive")
     mined = mined or plan.captions.gives_positives
     if not mined and "mined_weight" in plan.typed:

@@ -14,7 +14,7 @@ from open_clip_fff.config.safety import SafetySettings
 from open_clip_fff.config.topics import Topic, code, codes
 
 TYPED, DEFAULT, FOLLOWS = "given", "default", "the other settings"
-# flags whose settings do not exist while they are off, which is itself an effect
+# flags whose settings exist only while they are on: being off is an effect, too
 _SWITCHES = {"discriminator", "zeroshot_data", "fusion_layers"}
 _UNSET = object()
 
@@ -61,7 +61,7 @@ def describe(
 
 
 def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
-    """Every setting of ours, the method first."""
+    """Every setting of open_clip_fff, the method first."""
     preset = f"method {plan.method}"
     method = Setting("method", plan.method or "none", TYPED if plan.method else DEFAULT, plan.method is not None)
     idle = TAR_FLAGS if upstream.data != "webdataset" else frozenset()

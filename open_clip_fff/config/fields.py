@@ -10,31 +10,30 @@ from open_clip_fff.config.numbers import number
 
 Kind = TypeVar("Kind")
 NUMBERS = {int: (Integral, "a whole number"), float: (Real, "a number")}
-REQUIRED = dataclasses.MISSING  # the default of a field whose object exists only where its flag has a value
+REQUIRED = dataclasses.MISSING  # the default of a field whose object is made only if its flag has a value
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """The flag that fills a field; it stands in the field's metadata."""
+    """The flag that fills a field; stored in the field's metadata."""
 
     name: str  # with underscores
     help: str  # without the default
-    # the value where neither the user nor a method gives one; None, too, where it follows from other settings
-    # (`resolve.py`)
+    # the value if neither the user nor a method gives one; None also if it follows from other settings (`resolve.py`)
     default: Any
-    default_text: str  # that as text
+    default_text: str  # the default as text
     metavar: str | None = None  # as in argparse; None for what the field's type implies
-    choices: tuple[str, ...] | None = None  # likewise, as the next one
+    choices: tuple[str, ...] | None = None  # as in argparse, like the next one
     parse: Callable[[str], Any] | None = None
     repeated: bool = False  # whether it may be typed several times
-    group: str | None = None  # of the help (`flags.GROUPS`); None for that of the class
-    # whether a value is valid, and the error line for one that is not, with a `{}` for the value and a colon before
-    # what is accepted
+    group: str | None = None  # group of the help (`flags.GROUPS`); None for the class's
+    # a test of a valid value, and the error line for an invalid one: `{}` stands for the value, a colon precedes what
+    # is accepted
     check: tuple[Callable[[Any], bool], str] | None = None
-    shown: Callable[[Any], str] | None = None  # from the object to the value as text; None for `value_text`
-    # from the object to whether the value has an effect, given the other fields; None for always
+    shown: Callable[[Any], str] | None = None  # the value as text, from the object; None for `value_text`
+    # whether the value has an effect, given the object's other fields; None for always
     when: Callable[[Any], bool] | None = None
-    needs: str = ""  # what else has to be typed for an effect; without it the flag is refused
+    needs: str = ""  # another flag that is needed for an effect; without it this flag is refused
 
 
 def setting(flag: str, default: Any, help: str, *, unset: str = "", follows: str = "", **more: Any) -> Any:
@@ -44,8 +43,8 @@ def setting(flag: str, default: Any, help: str, *, unset: str = "", follows: str
         flag: its name with underscores.
         default: the field's; REQUIRED for none.
         help: without the default, which is added.
-        unset: the default as text, where `value_text` would not do.
-        follows: likewise, where the default follows from other settings.
+        unset: the default as text, if `value_text` does not describe it.
+        follows: the default as text, if it follows from other settings.
         more: further attributes of `Flag`.
     """
     value = None if default is REQUIRED or follows else default
@@ -60,8 +59,8 @@ class Settings:
         ValueError: for a value out of range, or no number where one is needed, in one line that names its flag.
     """
 
-    group: ClassVar[str] = ""  # of the help, for the flags of all its fields
-    needs: ClassVar[str] = ""  # what has to be typed for these settings to be used; without it their flags are refused
+    group: ClassVar[str] = ""  # group of the help, for the flags of all fields
+    needs: ClassVar[str] = ""  # the flag that switches these settings on; without it their flags are refused
 
     def __post_init__(self) -> None:
         for field in fields_by_flag(type(self)).values():
@@ -96,7 +95,7 @@ def fields_by_flag(kind: type) -> dict[str, dataclasses.Field]:
 
 
 def filled(kind: type[Kind], values: Mapping[str, Any], /, **others: Any) -> Kind:
-    """An object of a settings class, of values by flag, among which may be others', and of fields without a flag."""
+    """An object of a settings class from values by flag (others are ignored) and fields without a flag."""
     return kind(**{field.name: values[flag] for flag, field in fields_by_flag(kind).items()}, **others)
 
 

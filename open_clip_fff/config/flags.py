@@ -1,4 +1,4 @@
-"""Our flags' parser, which fills a namespace with what the user typed."""
+"""The parser of open_clip_fff's flags; its namespace holds only flags that the user gave."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from open_clip_fff.config.methods import METHODS
 from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.config.parsers import OneLineParser
 
-# the help's, in order
+# the groups of the help, in order
 GROUPS = {
     "method": "method",
     "captions": "captions",
@@ -32,8 +32,8 @@ METHOD = Flag(
 
 
 def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our flags as typed, and everything else, which is OpenCLIP's. UsageError for a value that one of ours refuses."""
-    # torchrun takes --logs as its own unless a -- stands before it
+    """Our flags as given, and OpenCLIP's words, which are all others. UsageError for a refused value of ours."""
+    # a leading -- keeps torchrun from taking --logs as its own flag
     return flag_parser().parse_known_args(list(argv[1:] if argv[:1] == ["--"] else argv))
 
 
@@ -48,7 +48,7 @@ def flags_of(group: str) -> Iterator[tuple[Flag, Any]]:
 
 
 def flag_parser() -> argparse.ArgumentParser:
-    """The parser of our flags; without defaults, so that the namespace holds what was typed only."""
+    """The parser of our flags, without defaults, so that its namespace holds only given flags."""
     parser = OneLineParser(
         prog="open_clip_fff.train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
@@ -65,7 +65,7 @@ def add_flag(parser: argparse._ActionsContainer, flag: Flag, hint: Any) -> None:
 
 
 def default_of(flag: Flag) -> str:
-    """A flag's default, and what methods say instead of it."""
+    """A flag's default, and the methods' values that differ from it."""
     by_value: dict[str, list[str]] = {}
     for method, preset in METHODS.items():
         if preset.get(flag.name, flag.default) != flag.default:
@@ -74,7 +74,7 @@ def default_of(flag: Flag) -> str:
 
 
 def takes(flag: Flag, hint: Any) -> dict[str, Any]:
-    """A flag's arguments for argparse; those it does not give follow from its field's type."""
+    """A flag's arguments for argparse; what the flag leaves open follows from its field's type."""
     given, metavar = kinds(hint), {"metavar": flag.metavar}
     if flag.choices is not None:
         return {"choices": flag.choices}
@@ -92,7 +92,7 @@ def takes(flag: Flag, hint: Any) -> dict[str, Any]:
 
 
 def _with_reason(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """For argparse, which shows the message of an ArgumentTypeError, not of a ValueError."""
+    """Turns a ValueError into an ArgumentTypeError, whose message argparse shows."""
 
     def parsed(text: str) -> Any:
         try:

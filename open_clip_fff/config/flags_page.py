@@ -1,4 +1,4 @@
-"""docs/flags.md, of the settings' own fields: `python -m open_clip_fff.config.flags_page > docs/flags.md`."""
+"""docs/flags.md, made from the settings' fields: `python -m open_clip_fff.config.flags_page > docs/flags.md`."""
 
 import argparse
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def _sections() -> Iterator[str]:
 
 
 def _row(flag: Flag, hint: Any) -> tuple[str, str, str]:
-    """The flag as it is typed, its default and those of methods, what it does and which values it takes."""
+    """The flag with its values, its default and the methods', and its help with the accepted range."""
     how = takes(flag, hint)
     if how.get("action") is argparse.BooleanOptionalAction:
         typed = f"`{as_flag(flag.name)}`, `{as_flag('no_' + flag.name)}`"

@@ -79,8 +79,8 @@ class FusionSettings(Settings):
     def describe(self, masks: bool, discriminator: bool, grouped: bool) -> Topic:
         """The network and its two terms.
 
-        `masks` is whether the text tower has a mask token, `discriminator` whether match labels decide what the hardest
-        pairs are, `grouped` whether mini-batches are grouped.
+        `masks`: whether the text tower has a mask token. `discriminator`: whether match labels decide which hardest
+        pairs are positives. `grouped`: whether mini-batches are grouped.
         """
         start = "" if self.pretrained is None else f", starting from {code(self.pretrained)}"
         width = "the text tower's width" if self.width is None else f"width {self.width}"

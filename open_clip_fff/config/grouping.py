@@ -13,8 +13,8 @@ class GroupingSettings(Settings):
     """Grouped mini-batches (GRIT-VLP, arXiv 2208.04060; MAFA, arXiv 2312.06112, builds on them).
 
     Fields are documented by their flags' help. The defaults are GRIT-VLP's, for mini-batches of 128: S = 15 of them, a
-    queue of 25 search spaces. A search space has to be larger than a mini-batch. Mini-batches that are not grouped
-    stay random: similar samples are often false negatives, the more so the larger S is.
+    queue of 25 search spaces. A search space has to be larger than a mini-batch. With `share` < 1 the other
+    mini-batches stay random: similar samples are often false negatives, the more so the larger S.
     """
 
     group: ClassVar[str] = "grouping"

@@ -1,4 +1,4 @@
-"""The table of methods: what `--method NAME` stands for. Flags that the user types win over it."""
+"""The table of methods: what `--method NAME` stands for. Flags that the user gives win over it."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -29,13 +29,13 @@ _PRESETS: Mapping[str, Preset] = {
     "fff": {
         "loss": "fff",
         **_FFF,
-        # Small-scale probes of ours: SigLIP's -10 is a bad start at small batch, 25 is a worse scale than 10, and both
-        # scalars want a faster rate than the towers.
+        # Our small-scale probes: SigLIP's -10 is a bad start at small batches, scale 25 is worse than 10, and both
+        # scalars need a higher learning rate than the towers.
         "logit_scale_init": 10.0,
         "logit_bias_init": "auto",
         "logit_lr_mult": 20.0,
     },
-    # Plain CLIP's loss: a softmax over one caption per image. Ours, because a hook needs ids and features.
+    # CLIP's softmax over one caption per image, in our implementation, since the hook needs ids and features.
     "grit": {"loss": "softmax", **_ONE_CAPTION, "batch_hooks": ("grit",)},
     "mafa": {**_GROUPED_ITC, "fusion_layers": LAYERS},
     # COSMO is MAFA's first version: the same parts under another name, as far as what is public tells.
@@ -53,7 +53,7 @@ _PRESETS: Mapping[str, Preset] = {
 }
 METHODS: Mapping[str, Preset] = MappingProxyType({name: MappingProxyType(preset) for name, preset in _PRESETS.items()})
 
-# What each is, in words.
+# The methods in words.
 TITLES: Mapping[str, str] = {
     "clip": f"CLIP (Radford et al., 2021, {CLIP}) as OpenCLIP trains it",
     "siglip": f"SigLIP (Zhai et al., 2023, {SIGLIP}) as OpenCLIP trains it",

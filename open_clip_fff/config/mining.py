@@ -10,8 +10,8 @@ from open_clip_fff.config.topics import FFF, Topic, code
 
 FEATURES = ("off", "frozen", "precomputed", "text", "ema", "online")
 SELF_FEATURES = ("ema", "online")  # the trained model's own features: mining feeds back on itself
-IMAGE_THRESHOLDS = ("p1", "p2", "p1_prime")  # thresholds of cosines with an image, which a sentence model does not have
-WATCH = 20  # last steps of the warm-up, in which what would be mined is counted
+IMAGE_THRESHOLDS = ("p1", "p2", "p1_prime")  # thresholds of cosines with an image; a sentence model has none
+WATCH = 20  # last steps of the warm-up, in which would-be mined pairs are counted
 THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 
 
@@ -49,12 +49,12 @@ def mining_margin(value: float | str | None) -> float | str | None:
 
 
 def _symbol(name: str) -> str:
-    """As in Eq. 1."""
+    """A threshold's symbol in Eq. 1."""
     return name.replace("_prime", "'")
 
 
 def _threshold_setting(name: str, default: float, meaning: str, **more) -> Any:
-    """A threshold's field; with --mined-per-image its number only says that the clause is on."""
+    """A threshold's field; with --mined-per-image a number only switches its clause on."""
 
     def shown(config: "MiningConfig") -> str:
         value = getattr(config, name)
@@ -71,11 +71,11 @@ class MiningConfig(Settings):
 
     Fields are documented by their flags' help. The thresholds' defaults are starting values for CLIP-like features
     (matched pairs near cosine 0.3). They are *not* known to be the paper's and do not transfer to another feature
-    extractor. None switches a clause off, and so does the string "off", which the type of the field does not say.
+    extractor. None switches a clause off; so does the string "off", though the field's type does not show it.
 
-    The cap sorts by text-text cosines where there are no image features; with a `band`, what it cuts off is in doubt
-    (as MAFA's ambiguous zone). `per_image` counts after the cap; with it p1, p2 and p3 only say whether their clause is
-    on. The guard (mining/miner.py) is meant for the trained model's own features.
+    Without image features the cap sorts by text-text cosines; with a `band`, pairs beyond the cap are ambiguous (as
+    between MAFA's two thresholds). `per_image` counts after the cap; with it p1, p2 and p3 only switch their clause on.
+    The guard (mining/miner.py) is meant for the trained model's own features.
     """
 
     group: ClassVar[str] = "mining"
@@ -157,7 +157,7 @@ class MiningConfig(Settings):
             )
 
     def describe(self, by: str) -> Topic:
-        """What becomes a positive, or leaves the loss, besides an image's own captions; `by` is whose cosines mine."""
+        """Which pairs become positives or leave the loss; `by` names the model whose cosines mine."""
         outcome = {"positive": "are positives, too,", "ignore": "leave the loss"}[self.mined_as]
         parts = [
             f"captions of other images {outcome} where FFF's Eq. 1 holds ({FFF})",
@@ -181,9 +181,9 @@ class MiningConfig(Settings):
         return Topic("mining", tuple(parts))
 
     def threshold_rows(self, held: Mapping[str, float | None] | None = None) -> list[tuple[str, str, str]]:
-        """Eq. 1's thresholds: which cosine, symbol, and value as the flag takes it.
+        """Eq. 1's thresholds as rows: the cosine, the symbol, and the value as the flag takes it.
 
-        `held` are those that --mined-per-image found, by name; None for the typed ones.
+        `held` are the thresholds that --mined-per-image found, by name; None for the given ones.
         """
         values = {name: getattr(self, name) for name in THRESHOLDS} if held is None else held
         cosines = "image-text", "image-image", f"text-text ({self.text_text})", "image-text of text-text positives"
@@ -232,7 +232,7 @@ class FrozenSource(Settings):
 
     @property
     def name(self) -> str:
-        """As the user named it; stored features have this name, too, unless it is a file."""
+        """The model as the user named it; also the name of its stored features, unless it is a file."""
         return self.model if self.pretrained is None else f"{self.model}/{self.pretrained}"
 
 

@@ -9,7 +9,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def find_name(typed: str, there: Collection[str]) -> str | None:
-    """The existing name for a typed one: the same, or the only one that differs by spaces around it."""
+    """The existing name for a given one: the same name, or the only one that differs in surrounding spaces."""
     if typed in there:
         return typed
     bare = typed.strip()

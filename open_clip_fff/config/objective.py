@@ -12,7 +12,7 @@ REDUCTIONS = ("images", "pairs")
 IMPLS = ("auto", "dense", "tiled", "triton")
 DIST_IMPLS = ("gather", "ring")
 PRODUCTS = ("float32", "bf16")
-TWO_WAYS = ("softmax", "s-itc")  # their two directions have targets of their own
+TWO_WAYS = ("softmax", "s-itc")  # losses with separate targets for the two directions
 OURS = ("fff", *TWO_WAYS)
 OUR_LOSSES = f"{', '.join(OURS[:-1])} or {OURS[-1]}"
 STOCK_LOSSES = ("clip", "siglip")
@@ -67,8 +67,9 @@ def check_made(impl: str, dist_impl: str, weights: PositiveWeights, products: st
 class Smoothing(Settings):
     """The target of smoothed ITC (MAFA, arXiv 2312.06112), and GRIT-VLP's (arXiv 2208.04060) two additions.
 
-    Fields are documented by their flags' help. `group` in `over` is the row's mini-batch. Before epoch `start` alpha is
-    0: in epoch 0 batches are random. With `stop_gradient` images learn from their softmax over texts, and vice versa.
+    Fields are documented by their flags' help. `over` = `group` means the row's mini-batch. Before epoch `start` alpha
+    is 0: in epoch 0 batches are random. With `stop_gradient` the image-to-text softmax trains images alone, and the
+    other direction texts alone.
     """
 
     group: ClassVar[str] = "smoothing"
@@ -107,7 +108,7 @@ class Smoothing(Settings):
     )
 
     def describe(self, trained: int | None = None) -> tuple[str, ...]:
-        """What it adds to the softmax, as clauses; `trained` as in `topics.since`."""
+        """What smoothing adds to the softmax, as clauses; `trained` as in `topics.since`."""
         over = {"all": "all columns", "group": "the rank's mini-batch"}[self.over]
         parts = [f"{number(self.alpha)} of each target even over {over} {since(self.start, trained)}"]
         if not self.alpha:
@@ -120,7 +121,7 @@ class Smoothing(Settings):
         return tuple(parts)
 
     def check_made(self, impl: str, dist_impl: str, products: str = "float32") -> None:
-        """Raises ValueError where such an implementation does not support it."""
+        """Raises ValueError if such an implementation does not support these settings."""
         by_tiles = impl == "tiled" or dist_impl == "ring" or products == "bf16"
         if (self.stop_gradient or self.consistency) and by_tiles:
             raise ValueError(
@@ -204,8 +205,8 @@ class LossSettings(Settings):
     ) -> Topic:
         """The loss and its origin.
 
-        `upstream` chooses among OpenCLIP's own losses. `single` is whether an image has one positive only, its one
-        caption; `plugins` are modules that may have brought the loss; `trained` is as in `topics.since`.
+        `upstream` chooses among OpenCLIP's own losses. `single`: whether an image's one caption is its only positive.
+        `plugins`: modules that may define the loss. `trained` is as in `topics.since`.
         """
         if self.stock:
             return Topic("loss", (_stock_words(upstream, self.name == "siglip"),))
@@ -243,7 +244,7 @@ class LossSettings(Settings):
 
     @property
     def weights(self) -> PositiveWeights:
-        """What positives weigh; one that is no sigmoid takes the weight of mined ones alone."""
+        """What positives weigh; the softmax losses take --mined-weight alone."""
         if self.name not in OURS:
             return PositiveWeights()
         return PositiveWeights(self.positive_weight if self.name == "fff" else "per-pair", self.mined_weight)
@@ -304,9 +305,9 @@ class LogitSettings(Settings):
     )
 
     def describe(self, upstream: Upstream, loss: LossSettings, typed: frozenset[str], resumed: bool) -> Topic:
-        """Where the two scalars start, and how fast they learn; loaded ones stay unless a start was typed.
+        """Where scale and bias start, and how fast they learn; loaded values stay unless a start was given.
 
-        `resumed` is whether they go on from a checkpoint of the run.
+        `resumed` is whether they continue from a checkpoint of the run.
         """
         siglip = loss.stock and upstream.stock_loss(loss.name == "siglip") == "siglip"
         loaded = "that of the weights that training starts from"

@@ -1,4 +1,4 @@
-"""Those of OpenCLIP's own flags that describe a run."""
+"""The flags of OpenCLIP that describe a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -37,9 +37,9 @@ class Upstream:
         return bool(self.pretrained) or ":" in self.model
 
     def stock_loss(self, siglip: bool) -> str:
-        """Which of its losses OpenCLIP takes: `distill`, `coca`, `siglip` or `clip`, in its own order.
+        """Which of its losses OpenCLIP takes: `distill`, `coca`, `siglip` or `clip`, in its order of precedence.
 
-        `siglip` is whether a method stands for its flag of that name.
+        `siglip` is whether --loss or a method stands for OpenCLIP's --siglip.
         """
         if self.distill_model and self.distill_pretrained:
             return "distill"

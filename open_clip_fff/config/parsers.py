@@ -14,7 +14,7 @@ CLOSE = 0.7  # of difflib's ratio, without the dashes; below it a suggestion is 
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that raises a mistake as a UsageError of one line, and prints no usage; it takes no inf and no nan."""
+    """A parser that raises a UsageError of one line for a mistake, without printing usage; it refuses inf and nan."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)

@@ -15,26 +15,26 @@ from open_clip_fff.config.text import TextSettings
 from open_clip_fff.config.zero_shot import ZeroShotSettings
 
 GRIT = "grit"  # the batch hook that groups
-EMA_DECAY = 0.999  # where the moving average mines and no other decay is typed
+EMA_DECAY = 0.999  # where the moving average mines and no decay is given
 
 
 @dataclass(frozen=True)
 class Plan(Settings):
     """What a run does beyond OpenCLIP; fields with a flag are documented by its help."""
 
-    method: str | None  # the preset's name, None where no --method was typed
+    method: str | None  # the preset's name; None without --method
     loss: LossSettings
     captions: CaptionSettings
     text: TextSettings  # how text towers save work
-    safety: SafetySettings  # about numbers that are not finite, large images and hanging ranks
-    mining: MiningConfig | None  # Eq. 1's settings; None where it mines nothing
+    safety: SafetySettings  # on numbers that are not finite, large images and hanging ranks
+    mining: MiningConfig | None  # Eq. 1's settings; None with mining off
     miner: FrozenSource | None  # the frozen model whose features mine, or that made the stored ones; None without one
     connection: ConnectionSettings | None  # the discriminator of hardest negatives; None without one
-    fusion: FusionSettings | None  # of the transformer over both towers' tokens; None without one
-    grouping: GroupingSettings | None  # of mini-batches; None for the loader's order
+    fusion: FusionSettings | None  # the fusion model over both towers' tokens; None without one
+    grouping: GroupingSettings | None  # grouping of mini-batches; None for the loader's order
     zero_shot: ZeroShotSettings | None  # the sets that are scored every few epochs; None for none
     logits: LogitSettings  # where scale and bias start
-    typed: frozenset[str]  # the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone
+    typed: frozenset[str]  # the flags (with underscores) that the user gave; if none, training is OpenCLIP's own
     values: dict[str, Any]  # every flag's final value, for params.txt
     features: str = setting(
         "mining_features",
@@ -78,7 +78,7 @@ class Plan(Settings):
     plugins: tuple[str, ...] = setting(
         "plugin", (), "imports your module, which registers its parts", metavar="MODULE", repeated=True, group="extend"
     )
-    # the model that made stored features, once they were read (`with_stored_model`); else None
+    # the model that made the stored features, once these were read (`with_stored_model`); else None
     stored_by: StoredBy | None = None
 
     @property
@@ -97,7 +97,7 @@ class Plan(Settings):
 
     @property
     def text_only(self) -> bool:
-        """Whether only features of captions mine: a sentence model's, made in the step or stored."""
+        """Whether text features alone mine: a sentence model's, computed in the step or stored."""
         if self.features == "precomputed":
             return self.stored_by is not None and not self.stored_by.images
         return self.features == "text"

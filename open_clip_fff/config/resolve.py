@@ -1,4 +1,4 @@
-"""From typed flags and a method to the plan: typed > method > default."""
+"""From given flags and a method to the plan: given > method > default."""
 
 import argparse
 from dataclasses import replace
@@ -39,7 +39,7 @@ def with_stored_model(plan: Plan, made_by: StoredBy) -> Plan:
 
 
 def make_plan(typed: argparse.Namespace) -> Plan:
-    """The plan of typed flags; without any of ours, training is OpenCLIP's own.
+    """The plan of given flags; without any of ours, training is OpenCLIP's own.
 
     Raises UsageError for a value out of range or two flags that contradict each other.
     """
@@ -58,14 +58,14 @@ def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
     preset: dict[str, Any] = dict(METHODS[method]) if method else {}
     if "mining_model" in given:
         preset.pop("mining_pretrained", None)  # a preset's weights belong to the preset's model
-    chosen = {**DEFAULTS, **preset, **given}  # a flag that may be repeated is typed as a list
+    chosen = {**DEFAULTS, **preset, **given}  # argparse gives a repeatable flag as a list
     values: dict[str, Any] = {
         name: tuple(chosen[name]) if isinstance(chosen[name], list) else chosen[name] for name in DEFAULTS
     }
     stock = LossSettings(values["loss"]).stock
     if values["caption_policy"] is None:
         values["caption_policy"] = "first" if stock else "all"
-    for name in ("trim_tokens", "distinct_captions"):  # to float error only, and a stock run is bit for bit OpenCLIP's
+    for name in ("trim_tokens", "distinct_captions"):  # off for OpenCLIP's losses, which stay bit-exact
         if values[name] is None:
             values[name] = not stock
     return _expand_mining(values, given)
@@ -77,7 +77,7 @@ def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, A
     if features == "text":
         values.update({name: None for name in IMAGE_THRESHOLDS if name not in given})
     if features in ("text", "precomputed") and "mining_model" not in given:
-        values["mining_model"] = values["mining_pretrained"] = None  # a preset's model is neither
+        values["mining_model"] = values["mining_pretrained"] = None  # the preset's model is for `frozen` alone
     if values["mining_guard"] is None:
         values["mining_guard"] = features in SELF_FEATURES
     if features == "ema" and values["ema_decay"] is None:
@@ -93,7 +93,7 @@ def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, A
 
 
 def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -> Plan:
-    """The plan of every flag's final value, all of `DEFAULTS`, as a run keeps them; `consistency` does not check it.
+    """The plan of a value for every flag in `DEFAULTS`, such as a run keeps; not checked by `consistency`.
 
     Raises ValueError for a value out of range.
     """

@@ -12,7 +12,7 @@ STOP, SKIP = "stop", "skip"
 IN_A_ROW = 5  # steps that are skipped before `stop` ends the run
 PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 MOST_PIXELS = 2 * PIXELS  # where it refuses them
-SCALER_IN_A_ROW = 20  # the same of GradScaler's: it halves its scale at each, and begins at 2^16
+SCALER_IN_A_ROW = 20  # the same for GradScaler, which halves its scale, 2^16 at first, at each step that it skips
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class TextSettings(Settings):
     def describe(self, full_length: str | None, typed: bool) -> Topic:
         """How the text tower saves work.
 
-        `full_length` is why it needs captions at full length, None where they may be trimmed; `typed` whether
-        --distinct-captions was.
+        `full_length`: why it needs captions at full length, None if they may be trimmed. `typed`: whether
+        --distinct-captions was given.
         """
         length = "captions at full length" + ("" if full_length is None or not self.trim else f": {full_length}")
         if self.trim and full_length is None:

@@ -10,7 +10,7 @@ from open_clip_fff.plural import plural
 CLIP, SIGLIP, COCA = "arXiv 2103.00020", "arXiv 2303.15343", "arXiv 2205.01917"
 ALBEF = "arXiv 2107.07651"
 FFF, GRIT, MAFA = "arXiv 2405.10286", "arXiv 2208.04060", "arXiv 2312.06112"
-WIDTH = 112  # of a line in a terminal; further clauses are in the next
+WIDTH = 112  # of a terminal line; further clauses go to the next line
 _NAME = 17
 
 
@@ -35,12 +35,12 @@ def table_cell(text: str) -> str:
 
 
 def codes(names: tuple[str, ...]) -> str:
-    """Several, with commas."""
+    """Names as code, with commas."""
     return ", ".join(map(code, names))
 
 
 def since(epoch: int, trained: int | None) -> str:
-    """`from epoch N on`, and whether a model that was trained for so many epochs got there; None before training."""
+    """`from epoch N on`, and whether a model with `trained` epochs got there; None before training."""
     never = trained is not None and trained <= epoch
     return f"from epoch {epoch} on" + (f", which {plural(trained or 0, 'epochs')} of training did not reach" * never)
 
@@ -51,7 +51,7 @@ def plan_lines(topics: Iterable[Topic]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Without the backticks round names."""
+    """The text without backticks around names."""
     return re.sub(r"(`+)( ?)(.+?)\2\1(?!`)", r"\3", text)
 
 

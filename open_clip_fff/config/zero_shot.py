@@ -1,4 +1,4 @@
-"""Evaluation while training goes on."""
+"""Zero-shot evaluation during training."""
 
 from dataclasses import dataclass
 from typing import ClassVar
