@@ -23,7 +23,7 @@ def base_names(text: str) -> str:
         >>> base_names("/data/me/{00..03}.tar")
         '{00..03}.tar'
     """
-    if "/" in text and "\n" not in text and os.path.exists(text):  # whatever it looks like
+    if "/" in text and "\n" not in text and os.path.exists(text):  # an existing path, whatever it looks like
         return os.path.basename(os.path.abspath(text))
     text = _RELATIVE.sub("", _PATH.sub("", _END.sub("", text)))
     return _USER.sub("USER@HOST", _HOST.sub(r"\1://HOST", text))

@@ -45,12 +45,12 @@ class MeasuredRow:
     """A comparison that includes the model."""
 
     label: str  # the model's row
-    models: int  # of the row: seeds of one training if there are several
+    models: int  # models of the row: seeds of one training if several
     table: str  # markdown, with notes
 
 
 def read_comparison(folder: Path, weights: str) -> MeasuredRow:
-    """The row that has the model with these weights (their `fingerprint`), in a folder of open-clip-fff compare.
+    """The row of the model with these weights (a `fingerprint`), in a folder of open-clip-fff compare.
 
     Raises UsageError if there is no comparison, or the model is not in it.
     """
@@ -83,7 +83,7 @@ def model_card(
     """The text of README.md, for a model made from a hub configuration, in the folder `out`.
 
     Args:
-        loaded, source: the model, and which weights of the run they are.
+        loaded, source: the model, and which of the run's weights it has.
         params: of the run (hub/params.py); empty if unknown.
         info: from the user.
         out: the folder that the card is for.

@@ -17,7 +17,7 @@ from open_clip_fff.errors import POINTER, POINTER_NOTE, UsageError, reason
 from open_clip_fff.numerics import not_finite
 
 LATEST = "epoch_latest.pt"  # of --save-most-recent
-# what DDP, torch.compile, FSDP and activation checkpointing put into names, before the model's or a part's own
+# prefixes that DDP, torch.compile, FSDP and activation checkpointing put before parameter names or parts of them
 _WRAPPED = re.compile(
     r"^(?:module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.(?:module\.)*"
 )
@@ -32,7 +32,7 @@ class Position(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """The checkpoint's file name without suffix; sorted by name, OpenCLIP puts it where it belongs."""
+        """The checkpoint's file name without suffix; OpenCLIP's sorting by name puts it in the right place."""
         return f"epoch_{self.epoch}" + (f"_step_{self.step}" if self.step else "")
 
     @classmethod
@@ -93,7 +93,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def kept_instead(checkpoint: Path) -> str:
-    """End of an error line about a checkpoint that is not saved: the newest one of its run that can be read, if any."""
+    """End of an error line about a checkpoint that is not saved: the run's newest readable one, if any."""
     kept = newest_checkpoint(run_folder(checkpoint))
     return f"; the newest checkpoint is {kept}" if kept else "; no checkpoint was saved before"
 
@@ -156,7 +156,7 @@ def read_position(checkpoint: Path) -> Position | None:
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The weights on the CPU, by the model's own names, without what DDP, torch.compile and FSDP put into them.
+    """The weights on the CPU, by the model's own names, without prefixes of DDP, torch.compile and FSDP.
 
     Raises UsageError if there are none; the line names the newest usable checkpoint before it.
     """
@@ -183,7 +183,7 @@ def weights_of(stored: Any, checkpoint: Path | str) -> dict[str, Tensor]:
 
 
 def _inner(stored: Mapping[str, Any]) -> str:
-    """End of an error line: where other trainers' files have weights, as in `model`, if one does."""
+    """End of an error line: the key under which another trainer's file has weights, such as `model`, if any."""
     for name, inner in stored.items():
         if isinstance(inner, dict) and inner and all(isinstance(tensor, Tensor) for tensor in inner.values()):
             return f"; those under {name!r} may be meant: torch.save them alone"
@@ -199,7 +199,7 @@ def read_stored(checkpoint: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(checkpoint)
-        # mmap takes the zip format of torch 1.6 and later; a TorchScript archive is an error, with no warning before
+        # mmap needs the zip format of torch 1.6 and later; a TorchScript archive is an error, without a warning
         with _numpy_numbers_allowed(), warnings.catch_warnings(action="ignore"):
             return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(checkpoint))
     except Exception as error:

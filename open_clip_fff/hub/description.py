@@ -21,7 +21,7 @@ CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
     """The hub configuration (`model_cfg` and `preprocess_cfg`) of a model that OpenCLIP's factory made.
 
-    Of the model it has the image preprocessing and the scalars, and of the `options` of
+    It takes the image preprocessing and the scalars from the model, and from the `options` of
     `open_clip.create_model_and_transforms` those that changed the architecture. The name may have a schema.
     """
     import open_clip
@@ -99,20 +99,20 @@ def refuse_remote_code(model_name: str) -> None:
     import open_clip
 
     config = None
-    with suppress(Exception):  # of the hub, or a folder, which is told as the model is made
+    with suppress(Exception):  # errors of the hub or a folder are raised when the model is made
         config = open_clip.get_model_config(_registered(model_name))
     if config is not None:
         _refuse_code(model_name, config)
 
 
 def _refuse_code(where: str, config: Mapping) -> None:
-    text = config.get("text_cfg") or {}  # on OpenCLIP's main branch other kinds of models have none
+    text = config.get("text_cfg") or {}  # other kinds of models on OpenCLIP's main branch have none
     if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
         raise UsageError(f"{where}: trust_remote_code among its tokenizer_kwargs would run code of others; drop it")
 
 
 def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict:
-    """The hub configuration of an architecture by its name in OpenCLIP, which may be a registered one or have a schema.
+    """The hub configuration of an architecture by its OpenCLIP name, a registered one or one with a schema.
 
     A bias among the weights is added to the configuration; `options` are those of `open_clip.create_model`.
 
@@ -160,9 +160,9 @@ def quick_gelu(model_name: str) -> bool:
 
 
 def trained_settings(file: Path) -> tuple[Path | None, dict[str, Any]]:
-    """A file's run or folder that describes its model, and what is no weight there, so that nothing fails without it.
+    """The run or folder that describes a file's model, and its settings that loading weights cannot check.
 
-    These are `quick_gelu`, and the images' `mean` and `std`, tuples of floats; nothing where they are not known.
+    The settings are `quick_gelu` and the images' `mean` and `std`, tuples of floats; none where they are unknown.
     """
     folders = [each for each in (run_folder(file), file.resolve().parent) if (each / CONFIG_NAME).is_file()]
     try:

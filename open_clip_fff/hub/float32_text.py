@@ -1,4 +1,4 @@
-"""Text towers of transformers in float32, in whatever precision their weights were saved."""
+"""Makes text towers of transformers float32, whatever precision their weights were saved in."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from open_clip_fff.patching import View, replaced
 
 @contextmanager
 def float32_text_towers() -> Iterator[None]:
-    """OpenCLIP makes text towers of transformers in float32 in the block, as it makes all else.
+    """Within the block OpenCLIP makes text towers of transformers in float32, like everything else.
 
-    From version 5 on transformers makes a model in the precision that its config.json names; beside an image tower in
-    float32 training then stops at the first step, or under autocast keeps the tower's weights in bfloat16.
+    From version 5 on transformers makes a model in the precision that its config.json names. Beside a float32 image
+    tower training then fails at the first step, or under autocast keeps the tower's weights in bfloat16.
     """
     import open_clip.hf_model
 
@@ -26,4 +26,4 @@ def float32_text_towers() -> Iterator[None]:
 
 
 def _in_float32(make: Callable, *args: Any, **options: Any) -> Any:
-    return make(*args, **{**options, "dtype": torch.float32})  # blocks may stand in one another
+    return make(*args, **{**options, "dtype": torch.float32})  # blocks may be nested

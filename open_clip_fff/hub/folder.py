@@ -26,8 +26,8 @@ def write_hub_folder(
 ) -> None:
     """Writes configuration, weights, model card and, if the text tower needs them, tokenizer files to `out`.
 
-    The folder is written under a temporary name beside `out` (further files by `write_more`), has to pass `check`, and
-    is renamed then. With a `repository` of the hub, ORG/NAME, OpenCLIP takes the tokenizer from there.
+    The folder is written under a temporary name beside `out`, with `write_more`'s files; it is renamed once it passes
+    `check`. With a hub `repository`, ORG/NAME, OpenCLIP will load the tokenizer from there.
 
     Raises UsageError if `out` holds anything, cannot be written, or does not load back equal (`check`).
     """
@@ -53,7 +53,7 @@ def write_config(description: Mapping, folder: Path, repository: str | None = No
     description = copy.deepcopy(dict(description))
     text = description["model_cfg"]["text_cfg"]
     if name := text.get("hf_tokenizer_name"):
-        # for a local folder OpenCLIP reads the tokenizer in it, so that training's local path need not be published
+        # from a local folder OpenCLIP reads the tokenizer in it: training's local path need not be published
         HFTokenizer(name).tokenizer.save_pretrained(folder)
         text["hf_tokenizer_name"] = repository or (Path(name).resolve().name if Path(name).exists() else name)
     (folder / CONFIG_NAME).write_text(json.dumps(description, indent=2) + "\n")

@@ -25,7 +25,7 @@ class SavedFusion(NamedTuple):
 
 
 def read_fusion(path: Path) -> SavedFusion:
-    """That of an export, a checkpoint, or a run's newest one. Raises UsageError if none can be read."""
+    """The fusion model of an export, a checkpoint, or a run's newest one. Raises UsageError if none can be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -52,16 +52,16 @@ def fusion_of_checkpoint(checkpoint: Path) -> SavedFusion | None:
 
 
 def trained_with_fusion(checkpoint: Path) -> bool | None:
-    """Whether a checkpoint's run was, by its params.txt; None where there is none."""
+    """Whether a checkpoint's run trained a fusion model, by its params.txt; None without params.txt."""
     run = run_of(checkpoint)
     params = read_params(run) if run else {}
     return params.get("fusion_layers", "0") not in ("0", "None") if params else None
 
 
 def fusion_to_export(source: WeightSource) -> tuple[SavedFusion | None, str | None]:
-    """The fusion model that belongs to the weights that are exported, and a note where it is left out.
+    """The fusion model that belongs to the exported weights, and a note where it is left out.
 
-    With the mean of several checkpoints it is the mean of theirs; a moving average of the towers has none.
+    For the mean of several checkpoints it is the mean of their fusion models; the towers' moving average has none.
     """
     found = [fusion for fusion in map(fusion_of_checkpoint, source.checkpoints) if fusion is not None]
     last = source.checkpoints[-1]

@@ -42,16 +42,16 @@ class LoadedModel:
     run: Path | None = None  # its run folder, if it has one
     stripped: tuple[str, ...] = ()  # parameters of the checkpoint that OpenCLIP's architecture does not have
     description: Mapping | None = None  # its hub configuration, if it was made from one
-    notes: tuple[str, ...] = ()  # lines on what differs from the file, or needs attention
+    notes: tuple[str, ...] = ()  # lines on differences from the file, or warnings
 
 
 # --- names
 
 
 def check_model_name(given: str) -> None:
-    """Refuses, without loading anything, what cannot be one of `MODEL_FORMS`.
+    """Refuses a name that cannot be one of `MODEL_FORMS`, without loading anything.
 
-    Raises UsageError if there is no such file or folder, and it is no name either.
+    Raises UsageError if it is neither a file or folder with a model nor a hub or OpenCLIP name.
     """
     path = Path(given.removeprefix("local-dir:"))
     if not (path.exists() or given.startswith("hf-hub:") or "," in given):
@@ -69,7 +69,7 @@ def split_model_name(given: str) -> tuple[str, str | None]:
 
 
 def local_path(name: str) -> Path | None:
-    """The run, checkpoint or folder with that path; None if it is no path, or one without a model, called like one."""
+    """The run, checkpoint or folder with that path; None for no path, or a modelless folder named like a model."""
     path = Path(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:"):
         return path
@@ -81,7 +81,7 @@ def local_path(name: str) -> Path | None:
 
 
 def is_run_or_checkpoint(path: Path) -> bool:
-    """Whether it is a run's folder or a checkpoint, and no folder in OpenCLIP's hub format."""
+    """Whether a path is a run's folder or a checkpoint, and not a folder in OpenCLIP's hub format."""
     return path.is_file() or (path / "checkpoints").is_dir()
 
 
@@ -111,7 +111,7 @@ def load_named(
     The first rank prints the model's notes.
 
     Args:
-        name: of `MODEL_FORMS`, without what follows the comma.
+        name: one of `MODEL_FORMS`, without the part after the comma.
         weights: a checkpoint instead of the weights that `name` brings; for a name of OpenCLIP's a tag or checkpoint.
         source: how the user named both, for error lines and notes.
         cache_dir: where the hub's files are kept; None for the hub's own choice.
@@ -141,7 +141,7 @@ def load_named(
 def read_local(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, Tensor]]:
     """The hub configuration of a run, checkpoint or hub folder, the file with its weights, and these weights.
 
-    With `weights`, those of another checkpoint of the same architecture; else its own, a run's newest.
+    `weights` names another checkpoint of the same architecture; None takes its own, for a run the newest.
 
     Raises UsageError if there are none, or a file cannot be read.
     """
@@ -226,7 +226,7 @@ def _by_name(name: str, weights: str | None, source: str, cache_dir: str | None,
 
 
 def _lost_settings(file: Path, name: str, model: Any, source: str) -> list[str]:
-    """A warning for each way in which a file's own folder describes another model than the one built by a name."""
+    """A warning for each setting in which a file's own folder differs from the model built by a name."""
     images = model.visual.preprocess_cfg
     built = {"mean": tuple(images["mean"]), "std": tuple(images["std"]), "quick_gelu": quick_gelu(name)}
     folder, own = trained_settings(file)

@@ -1,4 +1,4 @@
-"""What a run was started with, from the params.txt that OpenCLIP writes."""
+"""A run's settings, from the params.txt that OpenCLIP writes."""
 
 import argparse
 import ast
@@ -38,7 +38,7 @@ def read_params(run: Path) -> dict[str, str]:
 
 
 def plan_of_run(params: Mapping[str, str]) -> Plan:
-    """The plan that the run followed; settings that it did not have yet are at their defaults.
+    """The plan that the run followed; settings that its release did not have are at their defaults.
 
     Raises UsageError for a value that this release does not take.
     """
@@ -60,13 +60,13 @@ def plan_of_run(params: Mapping[str, str]) -> Plan:
 
 
 def upstream_of_run(params: Mapping[str, str]) -> Upstream:
-    """OpenCLIP's own flags."""
+    """OpenCLIP's own flags of the run."""
     hints = get_type_hints(Upstream)
     return Upstream.of({name: _value(params[name], hint) for name, hint in hints.items() if name in params})
 
 
 def model_options(params: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """The options of `open_clip.create_model` that OpenCLIP's trainer makes of its flags.
+    """The options that OpenCLIP's trainer passes to `open_clip.create_model` for its flags.
 
     Flags that an older OpenCLIP did not have are at their defaults.
 
@@ -99,7 +99,7 @@ def model_options(params: Mapping[str, str], path: Path) -> dict[str, Any]:
 
 
 def _value(text: str, hint: Any) -> Any:
-    """Parses what `str` wrote; text stays text where the type allows it and nothing else fits."""
+    """Parses a value written by `str`; text stays text where no other type in the hint fits."""
     allowed = kinds(hint)
     if text == "None" and NoneType in allowed:
         return None
@@ -113,7 +113,7 @@ def _value(text: str, hint: Any) -> Any:
 
 
 def _typed(params: Mapping[str, str]) -> frozenset[str]:
-    """Our flags in the command that was typed."""
+    """Our flags in the run's command line."""
     try:
         return frozenset(vars(split(shlex.split(params.get("command", ""))[3:])[0]))
     except (UsageError, ValueError):  # of another release

@@ -1,4 +1,4 @@
-"""What a run's files say about it, in words for the model card: OpenCLIP's settings, and what was mined."""
+"""Facts from a run's files, in words for the model card: OpenCLIP's settings, and what was mined."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,7 +91,7 @@ class SavedStats:
     file: str | None = None  # its name; None if there is none
     held: Mapping[str, float | None] | None = None  # the thresholds that a rate had found, by name; None if unknown
     steps: int | None = None  # optimizer steps that mining counted; None if unknown
-    # values of the last log line before it, by the names of TensorBoard's scalars
+    # values of the last log line before the checkpoint, by TensorBoard's tags
     seen: Mapping[str, float] = field(default_factory=dict)
 
     def sentences(self, plan: Plan) -> list[str]:

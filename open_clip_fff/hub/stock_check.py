@@ -13,14 +13,14 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub import stock_outputs
 from open_clip_fff.hub.loading import LoadedModel
 
-TOLERANCE = 1e-5  # of the largest logit: more than another order of sums, far less than a wrong activation or crop
+TOLERANCE = 1e-5  # of the largest logit: above errors of summation order, far below those of a wrong activation or crop
 
 
 def check_in_stock_process(folder: Path, loaded: LoadedModel) -> float:
     """Compares a folder in OpenCLIP's hub format with the model it was written from, on the CPU and in eval mode.
 
-    It is loaded in a process where our package cannot be imported. Returns the largest difference between logits: 0.0,
-    or float error if the processes sum in another order.
+    The folder is loaded in a process where our package cannot be imported. Returns the largest difference between
+    logits: 0.0, or float error if the processes sum in different orders.
 
     Raises UsageError if stock OpenCLIP does not load the folder, or its pixels, token ids or logits differ.
     """

@@ -18,10 +18,10 @@ _SCALARS = {SCALE, BIAS, "init_logit_scale", "init_logit_bias", "nonscalar_logit
 
 
 def stored_name(source: FrozenSource) -> str:
-    """A model of OpenCLIP or the hub keeps its name; a local one is `NAME#HASH`, of architecture and weights.
+    """The stored name: unchanged for a model of OpenCLIP or the hub, `NAME#HASH` for a local one.
 
-    Of a sentence model's folder it is `files_hash`. So a run that was trained further is another model, and a copy
-    elsewhere is the same.
+    The hash is of architecture and weights; for a sentence model's folder it is `files_hash`. So a run that was trained
+    further is another model, and a copy elsewhere is the same.
 
     Raises UsageError if a file cannot be read.
     """

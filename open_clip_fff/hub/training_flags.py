@@ -18,7 +18,7 @@ from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.errors import UsageError, reason
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
-# those that say where captions are, for commands that take no others
+# training's flags on where captions are, for commands that take no others
 CAPTION_FLAGS = ("text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences", "caption_words")
 MANY = 10_000  # captions of an image: more than training may take
 # settings of commands that read all captions
@@ -29,10 +29,9 @@ CAPTIONS_HELP = f"those that say where captions are ({', '.join(map(as_flag, CAP
 def parse_with_training(
     parser: argparse.ArgumentParser, argv: Sequence[str], only: Collection[str] | None = None
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The command's own flags parsed, and training's as typed, of which `only` some are taken (with underscores).
+    """Parses the command's own flags, and returns training's as given; `only` limits these (with underscores).
 
-    They may be mixed, with or without `--` between them; a flag that both have is the command's own, but after `--`,
-    where all flags are training's.
+    Both may be mixed. A flag that both have is the command's own; after `--` all flags are training's.
 
     Raises UsageError for a flag that neither has, and for what the command's parser refuses.
     """
@@ -45,7 +44,7 @@ def parse_with_training(
     here, behind = split_at_dashes(argv)
     mine: list[str] = []
     training: list[str] = []
-    values = 0.0  # that the flag before may still take
+    values = 0.0  # how many values the last flag may still take
     for token in here:
         name, equals, _ = token.partition("=")
         if token.startswith("--") or token in own:
@@ -83,14 +82,14 @@ def training_plan(
     fixed: Mapping[str, object] = NOTHING,
     ignored: Collection[str] = (),
 ) -> tuple[Plan, list[str]]:
-    """The plan of some flags of training as typed, and those that are none of ours: OpenCLIP's, or mistakes.
+    """The plan of training's flags, and the words that are none of our flags: OpenCLIP's, or mistakes.
 
-    Plugins are imported, and architectures registered.
+    Imports plugins and registers architectures.
 
     Args:
-        flags: as typed.
-        defaults: settings by name (flags with underscores) where they are not typed; a method, only where no loss is.
-        fixed: settings that the command decides, typed or not.
+        flags: as given.
+        defaults: settings by name (flags with underscores) where they are not given; a method only if no loss is given.
+        fixed: settings that the command decides, given or not.
         ignored: settings that only training needs.
 
     Raises UsageError for a flag that cannot work.
@@ -105,7 +104,7 @@ def training_plan(
 
 
 def is_typed(flags: Sequence[str], *names: str) -> bool:
-    """Whether one of some settings (with underscores) is among flags as typed."""
+    """Whether one of some settings (with underscores) is among the given flags."""
     return any(flag.split("=")[0] in map(as_flag, names) for flag in flags)
 
 
@@ -115,7 +114,7 @@ def import_plugins(plan: Plan) -> None:
     Raises UsageError if one cannot be found, or raises, or exits.
     """
     if plan.plugins and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # `python -m` has it there, and an installed command does not
+        sys.path.append(os.getcwd())  # as with `python -m`; an installed command lacks it
     for module in plan.plugins:
         as_module = f"name it as a module, {Path(module).stem}, with its folder on PYTHONPATH"
         if "/" in module or module.startswith("."):
@@ -134,11 +133,11 @@ def import_plugins(plan: Plan) -> None:
 
 
 def _what_stops(module: str, error: BaseException) -> str:
-    """What a module does instead of being imported, and in which of its lines."""
+    """Why a module's import fails, and in which of its lines."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if module.split(".")[-1] in Path(frame.filename).with_suffix("").parts[-2:]]
     file, line = (own or frames)[-1].filename, (own or frames)[-1].lineno
-    if isinstance(error, SyntaxError):  # of which there is no frame
+    if isinstance(error, SyntaxError):  # has no frame
         file, line = error.filename or file, error.lineno
     what = "it exits" if isinstance(error, SystemExit) else f"{type(error).__name__}: {reason(error)}"
     return f"{what}, in {file}, line {line}"

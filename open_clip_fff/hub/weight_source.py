@@ -61,7 +61,7 @@ class WeightSource:
 
 
 def choose_weights(given: Sequence[Path], averaged: int | None, ema: bool, model: str | None = None) -> WeightSource:
-    """The source that export's arguments mean, of runs or checkpoints.
+    """The weights that export's arguments name, of runs or checkpoints.
 
     `averaged` is how many of a run's last checkpoints to average, 0 for all `given`, None for no average.
 
@@ -96,10 +96,9 @@ def last_checkpoints(run: Path, number: int) -> list[Path]:
 
 
 def average(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
-    """Each weight's mean, summed in float64, in the dtype of the last checkpoint; one at a time is in memory.
+    """Each weight's mean, summed in float64, in the last checkpoint's dtype; reads one checkpoint at a time.
 
-    What is not floating-point, such as a batch counter, is the last one's. Batch-norm statistics are averaged like the
-    rest, not re-estimated.
+    Integers, such as a batch counter, are the last checkpoint's. Batch-norm statistics are averaged, not re-estimated.
 
     Raises UsageError if one cannot be read, or has weights of other names or shapes than the first one.
     """

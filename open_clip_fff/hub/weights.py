@@ -1,4 +1,4 @@
-"""Loading weights into a model: what is left out is reported, a mismatch is refused."""
+"""Loading weights into a model: reports weights that are left out, and refuses a mismatch."""
 
 import re
 import warnings
@@ -18,7 +18,7 @@ from open_clip_fff.patching import replaced
 
 SCALE, BIAS = "logit_scale", "logit_bias"
 BIG_VISION = (".npz", ".npy")  # SigLIP's original files, for which OpenCLIP has a reader of its own
-OPTIONAL = (BIAS, ".num_batches_tracked")  # the second counts for nobody, and frozen norms have none
+OPTIONAL = (BIAS, ".num_batches_tracked")  # nothing uses the second, and frozen norms have none
 _IDS = ".position_ids"  # buffers of older transformers text towers; OpenCLIP ignores them, too
 _RESIZED = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 
@@ -33,7 +33,7 @@ class LoadReport:
     resized: tuple[str, ...] = ()  # position embeddings of another length, which were interpolated
 
     def lines(self, source: str) -> list[str]:
-        """What differs from the file, a line each; `source` is the flag or file that the weights are from."""
+        """The differences from the file, a line each; `source` is the flag or file of the weights."""
         names = ", ".join(self.left_out[:5]) + (f", … ({len(self.left_out)})" if len(self.left_out) > 5 else "")
         lines = [f"{source}: left out {names}, which the model does not have"] * bool(self.left_out)
         lines += [f"{source}: holds no {BIAS}; the model's is 0 unless it is set otherwise"] * self.no_bias
@@ -43,7 +43,7 @@ class LoadReport:
 def load_weights(
     model: Any, weights: Mapping[str, Tensor], source: str, resize: bool = False, file: Path | None = None
 ) -> LoadReport:
-    """Loads weights, of any age that OpenCLIP reads, into one of its models.
+    """Loads weights, in any format version that OpenCLIP reads, into one of its models.
 
     With `resize`, position embeddings of another length are interpolated, as OpenCLIP does for `--pretrained`. Error
     lines name `source`, a flag or file, and an older checkpoint if the `file` is known.
@@ -100,8 +100,8 @@ def current_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> d
 def find_mismatch(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], resize: bool = False) -> str | None:
     """Why weights do not fit an architecture, by names and shapes alone; None if they fit.
 
-    A bias that one of them lacks, missing counters and additional parameters are no mismatch, and with `resize` no
-    position embeddings of another length. `weights` are as `current_names` returns them; the model's `own` may be on
+    No mismatch: a bias in only one of them, missing counters, additional parameters, and with `resize` position
+    embeddings of another length. `weights` are as `current_names` returns them; the model's `own` may be on
     the device `meta`.
     """
     missing = [name for name in own if name not in weights and not name.endswith(OPTIONAL)]
@@ -118,7 +118,7 @@ def find_mismatch(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], resi
 
 
 def _other_names(missing: Sequence[str], weights: Mapping[str, Tensor]) -> str:
-    """End of an error line: by which other names missing weights are there, if they are."""
+    """End of an error line: the other names under which missing weights are there, if any."""
     if any(name.startswith(("text_model.", "vision_model.")) for name in weights):
         return "; its names are transformers': take OpenCLIP's file, such as open_clip_model.safetensors"
     for name in weights:
@@ -130,7 +130,7 @@ def _other_names(missing: Sequence[str], weights: Mapping[str, Tensor]) -> str:
 
 
 def _additional_layer(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
-    """A weight that continues a numbered sequence of the model's own: another depth, not an extra head."""
+    """A weight that continues a numbered sequence of the model, so a further layer and no extra head; None without."""
     sequences = {name[: number.start() + 1] for name in own for number in re.finditer(r"\.\d+\.", name)}
     for name in weights.keys() - own.keys():
         if any(name[: number.start() + 1] in sequences for number in re.finditer(r"\.\d+\.", name)):
