@@ -1,6 +1,6 @@
 """clip-benchmark's data sets and evaluators, patched during a call where they break with current libraries.
 
-The patches do not change its figures: they let them be computed, and record each image's outcome.
+The patches do not change the metrics: they make them computable, and record each image's outcome.
 """
 
 import gc
@@ -97,9 +97,9 @@ def _classification(
             model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
         )
     target, logits = kept["target"], kept["logits"]
-    if target.ndim == 2:  # several labels an image
+    if target.ndim == 2:  # several labels per image
         samples = {"target": target.numpy(), "predicted": (logits > 0).numpy()}
-    else:  # of equal logits clip-benchmark's acc1, by topk, may take another than its mean_per_class_recall, by argmax
+    else:  # of equal logits acc1's topk may take another class than mean_per_class_recall's argmax
         check_classes(local, target.numpy(), len(classes))
         first = logits.topk(5 if len(classes) >= 5 else 1, dim=1).indices[:, 0]
         samples = {"target": target.numpy(), "predicted": logits.argmax(dim=1).numpy(), "first": first.numpy()}
@@ -107,8 +107,8 @@ def _classification(
 
 
 def check_classes(local: LocalSet, labels: np.ndarray, names: int) -> None:
-    """Raises UsageError if one of the labels int64 [M] is none of so many classes with a name, counted from 0."""
-    negative = (labels < 0) & bool(local.shards)  # torchvision has labels of its own
+    """Raises UsageError if one of the labels, int64 [M], is not among the `names` named classes, counted from 0."""
+    negative = (labels < 0) & bool(local.shards)  # torchvision defines its own labels
     if len(wrong := labels[negative | (labels >= names)]):
         raise UsageError(
             f"{local.root}: an image has the class {int(wrong[0])}, counted from 0, of {plural(names, 'classes')} with "
@@ -148,7 +148,7 @@ def _retrieval(model: Any, tokenizer: Callable, loader: Any, local: LocalSet, se
 
 
 def mean_per_class_recall(target: Tensor | np.ndarray, predicted: Tensor | np.ndarray) -> float:
-    """scikit-learn's balanced_accuracy_score of classes int64 [M], to the bit, without its matrix of C x C counts."""
+    """scikit-learn's balanced_accuracy_score of classes int64 [M], bit for bit, without its C x C count matrix."""
     target, predicted = np.asarray(target), np.asarray(predicted)
     _, group, images = np.unique(target, return_inverse=True, return_counts=True)
     return float(np.mean(np.bincount(group, target == predicted) / images))
@@ -173,7 +173,7 @@ class SafeWebDataset(webdataset.DataPipeline, FluidInterface):
     """webdataset's `WebDataset`, without its decoding of pickles: only images, captions and classes are decoded.
 
     Errors name the sample. The pattern is clip-benchmark's `FOLDER/{0..N}.tar`; braces in the folder's own name are
-    taken as they are.
+    literal.
     """
 
     def __init__(self, pattern: str, **_: Any) -> None:
@@ -189,7 +189,7 @@ class SafeWebDataset(webdataset.DataPipeline, FluidInterface):
 
 
 def _picked(members: Sequence[Any], sample: dict) -> tuple:
-    """The sample's members, of each list of names the first that is there. Raises ValueError if none is."""
+    """For each list of names the sample's first such member. Raises ValueError if there is none."""
     for names in members:
         if not sample.keys() & set(wanted := [names] if isinstance(names, str) else names):
             raise ValueError(f"{sample['__key__']} in {Path(sample['__url__']).name} has no {' or '.join(wanted)}")
@@ -208,14 +208,14 @@ def _decoded(decoder: SafeMembers, sample: dict) -> dict:
 def build(local: LocalSet, preprocess: Callable, split: str = SPLIT) -> Any:
     """clip-benchmark's data set, without its download."""
     with warnings.catch_warnings(), replaced(webdataset, WebDataset=SafeWebDataset):
-        warnings.simplefilter("ignore")  # on splits, for which sets have notes
+        warnings.simplefilter("ignore")  # about splits, on which the sets have notes
         root = local.root.resolve() if local.shards else local.root  # webdataset takes a relative a::b for a scheme
         return build_dataset(local.dataset, str(root), preprocess, split, download=False, task=local.spec.task)
 
 
 def make_loader(local: LocalSet, preprocess: Callable, settings: EvalSettings, split: str = SPLIT) -> Any:
     """Batches of (images [B, 3, H, W], labels [B] or lists of captions) of a split, in a fixed order."""
-    gc.collect()  # the loader of a set that failed is in its error's frames: this one's forked workers would end it
+    gc.collect()  # a failed set's loader lives on in its error's frames; this loader's forked workers would end it
     dataset = build(local, preprocess, split)
     if not local.shards:
         collate = get_dataset_collate_fn(local.dataset)
@@ -241,5 +241,5 @@ def count_images(split: Path, shards: int) -> int:
 
 
 def progress_bars(name: str, settings: EvalSettings) -> Callable:
-    """tqdm, with a title, as the settings want it."""
+    """tqdm with a title, if the settings ask for bars."""
     return partial(progress, desc=name, disable=not settings.progress_bars)

@@ -18,9 +18,9 @@ from open_clip_fff.data.tars import Header
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, PROTOCOL, RETRIEVAL, ZERO_SHOT, EvalSet
 
-SPLIT = "test"  # clip-benchmark's name for what the sets themselves call test or val
+SPLIT = "test"  # clip-benchmark's name for the sets' own test or val split
 
-# The files of torchvision's form, below its class's root: all of one of these groups.
+# Files in torchvision's form, below its class's root: a set has all files of one group.
 NATIVE: dict[str, tuple[tuple[str, ...], ...]] = {
     "cifar10": (("cifar-10-batches-py",),),
     "cifar100": (("cifar-100-python",),),
@@ -60,10 +60,10 @@ class LocalSet(NamedTuple):
         return "webdataset" if self.shards else "torchvision"
 
     def contents(self, split: str = SPLIT) -> str | None:
-        """Two hashes by which a split is seen to change; None without tars.
+        """Two hashes that show whether a split has changed; None without tars.
 
-        The first is of the tars' sizes and the texts beside them; the second, which older scores lack, of the members'
-        names and sizes, and of labels and captions: other labels of one digit leave a tar its size.
+        The first is of the tars' sizes and the texts beside them. The second, which older scores lack, is of the
+        members' names and sizes, and of labels and captions: changed labels may leave a tar's size the same.
         """
         if not self.shards:
             return None
@@ -74,7 +74,7 @@ class LocalSet(NamedTuple):
         return _short_hash([*map(str.encode, sizes), *texts]) + _short_hash(members)
 
     def members(self, split: str = SPLIT) -> list["_Members"]:
-        """What is in a split's tars, which are read once in a process while they stay as they are."""
+        """What a split's tars contain; each is read once per process while it does not change."""
         found = [(path, path.stat()) for path in sorted((self.root / split).glob("*.tar"))]
         return [_members(path, stat.st_size, stat.st_mtime_ns) for path, stat in found]
 
@@ -93,7 +93,7 @@ class _Members(NamedTuple):
 
 @cache
 def _members(path: Path, size: int, changed: int) -> _Members:
-    """Reads a tar of that size, changed then, but for its images; what is damaged ends it."""
+    """Reads a tar's members except images, up to any damage; size and time of change are the cache's key."""
     digest, texts, captions = hashlib.sha256(), 0, 0
     with suppress(OSError, tarfile.TarError), tarfile.open(path, tarinfo=Header) as tar:
         for member in tar:
@@ -117,7 +117,7 @@ def find_sets(
     """
     if not root.is_dir():
         raise UsageError(f"{flags[1]} {root}: there is no such folder")
-    folders = sorted(root.glob("[!.]*"))  # and none that is being written, or was when its process was killed
+    folders = sorted(root.glob("[!.]*"))  # without unfinished folders, whose names begin with a dot
     others = [path.name for path in folders if _is_webdataset(path, SPLIT)]
     if names == ["all"]:
         taken = {path.name for name in PROTOCOL for path in _folders(name, root)}
@@ -132,7 +132,7 @@ def find_sets(
             name = name.removeprefix(prefix)
             local = find_set(name, root)
         at = Path(os.path.abspath(root / name))
-        if name != at.name:  # scores are stored by it, and a path would lead elsewhere
+        if name != at.name:  # scores are stored under the name, and a path would lead elsewhere
             raise UsageError(f"{flags[0]} {name}: is a path; name the set: {flags[1]} {at.parent} {flags[0]} {at.name}")
         if local is not None:
             found.append(local)
@@ -165,7 +165,7 @@ def find_set(name: str, root: Path) -> LocalSet | None:
 
 
 def name_warnings(sets: Iterable[LocalSet]) -> list[str]:
-    """A warning for each of one's own sets of one class, or in which several have one name (ImageNet's have, too)."""
+    """A warning for each of the user's sets with one class, or with several classes of one name (as in ImageNet)."""
     own = [at for at in sets if at.shards and at.spec.task != RETRIEVAL and at.spec.name not in PROTOCOL]
     return [line for at in own for line in odd_names(at.root, at.spec.metric == EvalSet.metric)]
 
@@ -252,9 +252,9 @@ def _check_complete(folder: Path) -> None:
 def _check_label(folder: Path, tar: Path) -> None:
     """Raises UsageError if the first sample of a split lacks the label that the set's type needs."""
     found, label = [], LABELS[_type(folder)]
-    with suppress(OSError, tarfile.TarError):  # told as it is scored
+    with suppress(OSError, tarfile.TarError):  # reported when the set is scored
         _, entries = next(groupby(tar_entries(str(tar), "r"), itemgetter(0)), ("", ()))
-        for _, extension, _ in entries:  # those before damage count, too
+        for _, extension, _ in entries:  # members before any damage count, too
             found.append(extension.lower())
     if found and label not in found:
         kinds = ", ".join(f"{member} for {kind}" for kind, member in LABELS.items())

@@ -117,12 +117,12 @@ def probe(
 def fit_and_score(
     features: np.ndarray, labels: np.ndarray, held_features: np.ndarray, target: np.ndarray, probing: ProbeSettings
 ) -> EvalOutcome:
-    """The probe's figures, by features float32 [M, D] and classes int64 [M] to fit on, and of the images to score."""
+    """The probe's metrics, given features float32 [M, D] and classes int64 [M] to fit on, and those to score."""
     if probing.shots > 0:
         chosen = draw_shots(labels, probing.shots, probing.seed)
         features, labels = features[chosen], labels[chosen]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"sklearn\.")  # on convergence: `converged` is the final regression's
+        warnings.filterwarnings("ignore", module=r"sklearn\.")  # `converged` tells instead
         strength = choose_strength(features, labels, probing)
         fitted = _fit(features, labels, strength, probing)
     classes = int(max(labels.max(), target.max())) + 1
@@ -177,7 +177,7 @@ def choose_strength(features: np.ndarray, labels: np.ndarray, probing: ProbeSett
     fit_x, test_x, fit_y, test_y = train_test_split(
         features, labels, test_size=held, stratify=labels, random_state=probing.seed
     )
-    # of equal ones the first, with the strongest decay
+    # among equally good ones the first, with the strongest decay
     return max(STRENGTHS, key=lambda strength: _fit(fit_x, fit_y, strength, probing).score(test_x, test_y))
 
 
@@ -186,7 +186,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, strength: float, probing: Pro
 
 
 def with_training_images(sets: Sequence[LocalSet], named: bool) -> dict[LocalSet, LocalSet]:
-    """The training split of each set that has one; the others are printed.
+    """The training split of each set that has one; prints the sets that have none.
 
     Raises UsageError if none is left, and for a set without one that the user named.
     """

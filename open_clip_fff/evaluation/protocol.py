@@ -20,8 +20,8 @@ class EvalSet:
     task: str = ZERO_SHOT  # `ZERO_SHOT` or `RETRIEVAL`
     # the field of clip-benchmark's JSON that the paper averages; for retrieval, the first of its recalls
     metric: str = "acc1"
-    note: str = ""  # what readers of its figure must know; may be empty
-    images: int | None = None  # of a retrieval set, in papers, with five captions each or a few more
+    note: str = ""  # what readers of its metric must know; may be empty
+    images: int | None = None  # images of a retrieval set in papers, with five captions each or a few more
 
 
 _CALTECH = (
@@ -54,7 +54,7 @@ RECALLS = (
 def score_text(metrics: Mapping[str, float], metric: str) -> str:
     """A score as text: the set's own metric, or recalls in both directions, in per cent.
 
-    `metrics` are clip-benchmark's, by its names, from 0 to 1; of a re-ranking those of each of `ORDERS`, in lines.
+    `metrics` are clip-benchmark's, by its names, from 0 to 1; a re-ranking has a line for each of `ORDERS`.
     """
     if metric.startswith(IMAGE_TO_TEXT):
         return _recalls(metrics)

@@ -27,7 +27,7 @@ AREA = 2**22  # cosines that are sorted at a time
 
 
 def rerank(loaded: LoadedModel, local: LocalSet, settings: EvalSettings, candidates: int) -> EvalOutcome:
-    """Scores a model on a retrieval set, whose nearest `candidates` by the towers' features are re-ranked.
+    """Scores a model on a retrieval set, re-ranking the nearest `candidates` by the towers' features.
 
     Raises UsageError for a model without a fusion model: an exported folder, a run or a checkpoint may have one.
     """
@@ -83,7 +83,7 @@ def _encode(model: Any, tokenizer: Callable, loader: Any, device: torch.device) 
 
 
 def _reranked(fusion: Fusion, encoded: EncodedSet, candidates: int, settings: EvalSettings, name: str) -> EvalOutcome:
-    with no_autocast(encoded.images.device):  # in half precision captions that are nearly as near tie
+    with no_autocast(encoded.images.device):  # half precision would make ties of nearly equal cosines
         cosines = (encoded.images @ encoded.texts.T).cpu()
     images, captions = cosines.shape
     samples: dict[str, np.ndarray] = {"image_of_text": encoded.owner.numpy()}
@@ -111,20 +111,20 @@ def _reranked(fusion: Fusion, encoded: EncodedSet, candidates: int, settings: Ev
 
 
 def _nearest(itc: Tensor, candidates: int) -> Tensor:
-    """Columns of the highest cosines of each row, int64; equal ones in their order, for which topk has none."""
+    """Columns of the highest cosines of each row, int64; ties in column order, which topk does not guarantee."""
     blocks = itc.split(max(1, AREA // itc.shape[1]))  # a whole sort would take 24 bytes a pair
     return torch.cat([x.argsort(dim=1, descending=True, stable=True)[:, :candidates].clone() for x in blocks])
 
 
 def _auc(logits: Tensor, right: Tensor) -> float:
-    """How well match logits tell the candidates that match from the others; NaN where there is only one kind."""
+    """ROC AUC of match logits for matching against other candidates; NaN where there is only one kind."""
     if bool(right.all()) or not bool(right.any()):
         return math.nan
     return float(roc_auc_score(right.flatten().numpy(), logits.flatten().numpy()))
 
 
 def _logits(fusion: Fusion, encoded: EncodedSet, images: Tensor, texts: Tensor, bar: Any) -> Iterator[Tensor]:
-    """Match logits of pairs, float32 [n] on the CPU, some at a time."""
+    """Match logits of pairs, float32 [n] on the CPU, PAIRS at a time."""
     device = next(fusion.parameters()).device
     for of_images, of_texts in zip(images.split(PAIRS), texts.split(PAIRS), strict=True):
         found = [encoded.text_tokens[index] for index in of_texts.tolist()]

@@ -52,9 +52,9 @@ def score_line(score: Score) -> str:
 
 
 def _sizes(about: Mapping[str, Any]) -> str:
-    """A set's size, with that of papers where theirs is another, since recall depends on it."""
+    """A set's size, with papers' size where it differs, since recall depends on it."""
     images, captions = about["images"], about.get("captions")
-    if captions is None:  # but for retrieval
+    if captions is None:  # not a retrieval set
         return f"{images:>6,} {'image' if images == 1 else 'images'}"
     wanted = PROTOCOL[about["name"]].images if about["name"] in PROTOCOL else None
     same = wanted is None or (images == wanted and captions >= CAPTIONS * images)
@@ -65,7 +65,7 @@ def _sizes(about: Mapping[str, Any]) -> str:
 
 
 def average(scores: Sequence[Score]) -> str:
-    """The mean over those of the paper's 11 sets that were scored, and their number; empty if there are none."""
+    """The mean over the scored sets among the paper's 11, and their number; empty if there are none."""
     metric = {each.name: each.metric for each in ELEVEN}
     values = [score.metrics[metric[name]] for score in scores if (name := score.meta["set"]["name"]) in metric]
     if not values:

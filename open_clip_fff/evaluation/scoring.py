@@ -51,8 +51,8 @@ def score_set(
 ) -> tuple[Score, bool]:
     """The score of a model on a set, from the store (unless `again`), or computed and stored; and whether it is new.
 
-    Raises UsageError if it was stored with another precision or other conditions, or from other data, or the set cannot
-    be read.
+    Raises UsageError if the stored score has another precision, other conditions or other data, or the set cannot be
+    read.
     """
     task, conditions = way.task or local.spec.task, dict(way.conditions(loaded, local))
     name = local.spec.name if task == local.spec.task else f"{local.spec.name}_{task}"
@@ -117,7 +117,7 @@ def _about_model(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _settings(loaded: LoadedModel) -> str:
-    """A hash of architecture and preprocessing, by which equal weights may score differently."""
+    """A hash of architecture and preprocessing: equal weights may score differently with others."""
     preprocessing = getattr(getattr(loaded.model, "visual", None), "preprocess_cfg", None)
     text = f"{architecture_fingerprint(loaded.model)} {json.dumps(preprocessing, sort_keys=True, default=str)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

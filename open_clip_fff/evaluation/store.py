@@ -79,9 +79,9 @@ def read_score(folder: Path) -> Score:
 
 
 def rename_model(folder: Path, about: Mapping[str, Any]) -> None:
-    """Writes anew what the scores of a model's folder say of the model: it was moved, or is named otherwise.
+    """Updates the model's entry in its scores' meta.json, after it was moved or named differently.
 
-    A store that cannot be written stays as it is.
+    A store that cannot be written stays unchanged.
     """
     for path in stored(folder):
         with suppress(OSError, ValueError):
@@ -90,7 +90,7 @@ def rename_model(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def stored(folder: Path) -> list[Path]:
-    """The `meta.json` of each score of a model's folder, and of none that a killed process left half-written."""
+    """The `meta.json` of each complete score of a model's folder."""
     return sorted(folder.glob(f"[!.]*/{META}"))
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap over images: how far a figure would move with another sample of images.
+"""Bootstrap over images: how much a metric would vary with another sample of images.
 
 Every figure compared here has the same form, with image n's hits h_n, trials t_n and class c(n):
 

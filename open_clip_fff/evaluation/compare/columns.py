@@ -102,7 +102,7 @@ def is_retrieval(task: str) -> bool:
 
 
 def sample_order(model: ScoredModel, key: SetKey) -> tuple[object, ...]:
-    """Equal for two scores if image n of one is image n of the other.
+    """A key that is equal for two scores if image n of one is image n of the other.
 
     Raises UsageError if a score does not hold an outcome for each image.
     """

@@ -41,7 +41,7 @@ class StoredModel:
         return (self.run or _path(self.given)).resolve()
 
     def has_name(self, name: str, path: Path) -> bool:
-        """Whether it was scored as `name`, or from that run, checkpoint or folder, which is `path` without links."""
+        """Whether it was scored as `name`, or from the run, checkpoint or folder `path` (without links)."""
         if self.given == name or self.source == path:
             return True
         is_checkpoint = self.run is not None and path.suffix == ".pt"
@@ -100,7 +100,7 @@ class ScoreStore:
         return bool(self._matches(name)) or os.path.exists(name)
 
     def _matches(self, name: str) -> list[StoredModel]:
-        """The models of that folder of the store, else all with that name."""
+        """The model in the store's folder `name`, else all models with that name."""
         folders = {Path(name).resolve(), (self.folder / name).resolve()} if name else set()
         in_folder, path = [model for model in self.models if model.resolved in folders], _path(name).resolve()
         return in_folder or [model for model in self.models if model.has_name(name, path)]
@@ -120,7 +120,7 @@ class ScoreStore:
 
 
 def _stored_model(folder: Path) -> StoredModel | None:
-    """From any of a model's scores. If none can be read it has its folder's name alone: comparing it reports them."""
+    """A model, read from any of its scores; if none can be read, just its folder: comparing it reports the error."""
     paths = stored(folder)
     for path in paths:
         with suppress(OSError, ValueError, KeyError, TypeError):

@@ -24,7 +24,7 @@ from open_clip_fff.tools.pages.figures import png
 
 DPI = 130
 WIDEST = 120  # characters
-INDEX = "comparison.json"  # also lists the files of the folder that are ours, which alone are overwritten
+INDEX = "comparison.json"  # also lists the comparison's files, the only ones that are overwritten
 FILES = (INDEX, "table.csv", "table.md", "index.html", "change.png", "curves.png", "scalars.png", "mining.png")
 
 
@@ -66,7 +66,7 @@ def compare(
 
 
 def _index(table: ComparisonTable) -> Mapping[str, object]:
-    """For programs, such as the export of a model's card."""
+    """The comparison for programs, such as the export of a model card."""
     return {
         "models": [
             {
@@ -83,7 +83,7 @@ def _index(table: ComparisonTable) -> Mapping[str, object]:
 
 
 def _plots(table: ComparisonTable, training: TrainingCurves) -> dict[str, PlotImage]:
-    """Those that have something to show."""
+    """The plots that have something to show, by file name."""
     first = table.baselines[0].label
     drawn: dict[str, tuple[Any, ...]] = {
         "change.png": (draw_change(table), f"Change against {first}", "For retrieval, recall at 1.", 46, 26),

@@ -56,7 +56,7 @@ def read_training(rows: Sequence[ModelRow]) -> TrainingCurves:
 
 
 def _measures(scored: Sequence[set[str]]) -> tuple[dict[str, Sequence[str]], list[str]]:
-    """Per kind of measure, the columns that all runs have which have any of that kind."""
+    """For each kind of measure, the columns shared by all runs that have any of that kind; and notes."""
     found: dict[str, Sequence[str]] = {}
     notes = []
 

@@ -27,7 +27,7 @@ def captions(row: ModelRow) -> tuple[int, str]:
 
 
 def draws_one(row: ModelRow, baselines: Iterable[ModelRow]) -> ModelRow | None:
-    """The baseline trained on the same K captions, one drawn at each visit, so that it isolates the method's effect."""
+    """The baseline trained on one of the same K captions per visit, which isolates the method's effect."""
     number, policy = captions(row)
     if policy != "all" or number < 2:
         return None
@@ -38,7 +38,7 @@ def draws_one(row: ModelRow, baselines: Iterable[ModelRow]) -> ModelRow | None:
 
 
 def attribution(rows: Sequence[ModelRow]) -> list[str]:
-    """For rows with K captions in the batch and no such baseline."""
+    """Warnings for rows with K captions in the batch and no such baseline."""
     baselines = [row for row in rows if row.baseline]
     without: dict[int, list[str]] = {}
     for row in rows:
@@ -61,7 +61,7 @@ def _data(row: ModelRow) -> str | None:
 
 
 def missing_sets(rows: Sequence[ModelRow], columns: Sequence[Column]) -> list[str]:
-    """For sets that only some rows were scored on; the user's own sets first."""
+    """A warning on sets that only some rows were scored on; the user's own sets first."""
     own = sorted(columns, key=lambda column: set_name(column.key) in PROTOCOL)  # stable
     titles = {column.key: column.set_title for column in own if column.metric != AVERAGE}
     partial = {key: title for key, title in titles.items() if not all(row.has(key) for row in rows)}
@@ -83,7 +83,7 @@ def _scored_seeds(row: ModelRow, key: SetKey) -> str:
 
 
 def unequal_training(rows: Sequence[ModelRow]) -> list[str]:
-    """For differences in steps, batch size, data, and pretrained models that helped."""
+    """Warnings on differences in steps, batch size and data, and on pretrained models that helped."""
     unknown = [row.label for row in rows if not all(model.params for model in row.models)]
     known = [row for row in rows if row.label not in unknown]
     found = []
