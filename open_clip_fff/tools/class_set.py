@@ -62,7 +62,7 @@ def class_set(
     Args:
         source: a folder with a folder of images for each class, or shards, with it in the member or field `class_key`.
         out: the set's folder; one that has other splits of the same classes gets this one as well.
-        names_file: names of the classes (`name_classes`); None for those of the folders.
+        names_file: names of the classes (`name_classes`); None for the folders' names.
         templates_file: a template a line; None for GENERIC_TEMPLATES.
 
     Raises UsageError if the source, the names or the templates cannot be used, or `out` is something else, or cannot be
@@ -174,7 +174,7 @@ def read_templates(file: Path | None) -> list[str]:
 
 
 def _images_of(source: str, key: str, unused: UnusedFiles) -> tuple[Callable[[], Iterator[LabelledImage]], list[str]]:
-    """What goes through the images of a source, and the labels that they have, sorted.
+    """A function that iterates over a source's images, and their labels, sorted.
 
     Raises UsageError if there are none, or a folder holds splits.
     """
@@ -217,7 +217,7 @@ def _from_shards(urls: Sequence[str], key: str) -> Iterator[LabelledImage]:
 
 
 def _check_out(out: Path, split: str, files: dict[str, list[str]], templates_typed: bool) -> bool:
-    """Whether the set is new; else `files` get its templates.
+    """Whether the set is new; if not, puts its templates into `files`.
 
     Raises UsageError where `out` is neither new nor a set of these classes, and for other templates than it has.
     """

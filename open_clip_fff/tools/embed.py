@@ -36,7 +36,7 @@ READ = ("per_image", "policy", "text_keys", "json_keys", "sidecar", "sidecar_key
 def run(args: argparse.Namespace, plan: Plan) -> int:
     """Makes the missing shards.
 
-    Raises UsageError for captions that training would refuse, a model that cannot be loaded, or a folder not be used.
+    Raises UsageError for captions that training would refuse, an unloadable model, or an unusable folder.
     """
     check_out(args.out)
     plan, urls = training_shards(plan, args.training)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     model = stored_name(plan.miner)
     read = {name: getattr(captions, name) for name in READ}  # what features depend on
     settings = {"model": model, "captions": read, "batch size": args.batch_size}
-    if plan.text_only and (here := Path(plan.miner.model)).is_dir():  # as in folders from before its name had a hash
+    if plan.text_only and (here := Path(plan.miner.model)).is_dir():  # as earlier versions, without a hash in the name
         settings |= {"model": plan.miner.name, "the model's files": files_hash(here)}
     check_torn("--train-data", urls[0])
     check_captions(args.training.train_data, captions, share)
@@ -77,8 +77,8 @@ def check_captions(shards: str, captions: CaptionSettings, share: Share) -> None
     """Raises UsageError for captions of the first shards that training would refuse, but for fewer than K of them."""
     sidecar = CaptionReader(captions).sidecar
     if share.count > 1 and sidecar is not None and sidecar.missing(urls[0] for urls in data_sets(shards)):
-        return  # another task of a job array still makes them
-    with suppress(UnreadableTar):  # which is named as its turn comes, and the others are done
+        return  # another task of a job array is still making them
+    with suppress(UnreadableTar):  # reported when its turn comes; the others are done
         print_warnings(check_all_captions(shards, captions))
 
 

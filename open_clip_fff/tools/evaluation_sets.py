@@ -33,7 +33,7 @@ Members = dict[str, bytes]  # of a sample, by extension
 def write_split(folder: Path, samples: Iterable[Members | SkippedSample]) -> tuple[int, str]:
     """Writes `0.tar`, `1.tar`, … and `nshards.txt` into a folder; equal samples make equal bytes.
 
-    Returns how many were written, and the end of a line on what was left out; empty for nothing.
+    Returns how many were written, and the end of a line on samples left out; empty for none.
     """
     left_out = Counter[str]()
 
@@ -108,9 +108,9 @@ def _captions_by_image(
 ) -> tuple[dict[int, list[str]], Counter[str]]:
     """Each image's first `most` captions by its id, one line each, and how many were dropped, by reason.
 
-    A copy of an image adds those that it has not.
+    A copy of an image adds captions that the image lacks.
 
-    Raises UsageError if a shard cannot be read, or a source that is named has no caption at all.
+    Raises UsageError if a shard cannot be read, or a named source has no caption at all.
     """
     texts: dict[int, list[str]] = {}
     counts, joined, dropped, damaged = Counter[str](), 0, Counter[str](), list[str]()

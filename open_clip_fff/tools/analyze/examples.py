@@ -1,4 +1,4 @@
-"""Images with the captions of others that outrank their own (FFF, arXiv 2405.10286, Figure 5)."""
+"""Images with other images' captions that outrank their own (FFF, arXiv 2405.10286, Figure 5)."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ SEED = 0
 
 
 class RankedCaption(NamedTuple):
-    """A caption, its image, its cosine with the example's image, and whether it was the image's one in the batch."""
+    """A caption, its image, its cosine with the example's image, and whether it was drawn for the batch."""
 
     text: str
     image: int
@@ -35,7 +35,7 @@ class OutrankedImage(NamedTuple):
 
 
 def worst(found: Measurements, sample: CaptionSample, kind: CaptionKind, show: int) -> list[OutrankedImage]:
-    """The images that most captions outrank, these first."""
+    """The images outranked by the most captions, in that order."""
     counts = found.images[f"outranked_{ONE}_{kind.name}"].fillna(0).to_numpy()
     images = np.argsort(-counts, kind="stable")[:show]
     return _examples(found, sample, kind, [int(image) for image in images if counts[image] > 0])

@@ -29,7 +29,7 @@ from open_clip_fff.tools.analyze.similarity import (
     within_images,
 )
 
-ONE, MEAN = "one", "mean"  # the text of an image in a batch: a random caption of a kind, or the mean of all of them
+ONE, MEAN = "one", "mean"  # an image's text in a batch: one caption of a kind at random, or the mean of all
 
 
 @dataclass

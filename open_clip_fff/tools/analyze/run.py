@@ -26,7 +26,7 @@ TITLE = "Analysis of the captions"
 
 
 def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
-    """Writes a folder with the page and CSVs; `command` is the typed command line.
+    """Writes a folder with the page and CSVs; `command` is the command line.
 
     Raises UsageError for shards that training would refuse, a folder with other files, and too few images.
     """
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
         address=lambda image: data_address(sample.thumbnails[image], "image/jpeg"),
         cosine=lambda value: f"{value:.3f}".replace("-", "−"),
     )
-    with writing(args.out):  # the page first: by it the others are known as an analysis's, if a full disk ends this
+    with writing(args.out):  # the page first: it marks the folder as an analysis, even if a full disk ends the writing
         for name, content in {PAGE: page, **csv_files(found, lines, reader.skipped)}.items():
             write_atomically(args.out / name, content)
     print(about)
@@ -102,7 +102,7 @@ def model_name(plan: Plan) -> str | None:
 
 
 def _topics(plan: Plan) -> list[tuple[str, str]]:
-    """Where captions and features are from, for the page's end."""
+    """The sources of captions and features, for the page's end."""
     raw = len(plan.captions.text_keys)
     sources = {"raw captions": plan.captions.sources[:raw], "generated captions": plan.captions.sources[raw:]}
     topics = [(topic, ", ".join(names) or "none") for topic, names in sources.items()]

@@ -12,7 +12,7 @@ from open_clip_fff.tools.sampling.reading import SampleChunk, SampleReader
 class CaptionSample(NamedTuple):
     """N images and their T captions, image-major."""
 
-    shards: list[str]  # of the images, by name, or by url where data sets have equal names
+    shards: list[str]  # the images' shards, by name, or by url where names repeat
     keys: list[str]  # likewise
     thumbnails: list[bytes]  # likewise, JPEG
     captions: list[str]  # the texts
@@ -20,7 +20,7 @@ class CaptionSample(NamedTuple):
     raw: Tensor  # bool [T], whether it is from a text key, and not generated
     image: Tensor | None  # float32 [N, D], L2-normalised; None if the model embeds captions only
     text: Tensor  # float32 [T, D], L2-normalised
-    copies: int = 0  # samples with an image that was there before, whose captions are that image's
+    copies: int = 0  # samples that repeat an earlier image; their captions join that image's
 
 
 def read_sample(reader: SampleReader) -> CaptionSample:
@@ -62,7 +62,7 @@ def read_sample(reader: SampleReader) -> CaptionSample:
 def _flatten(chunk: SampleChunk, owners: list[int], new: list[int]) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Owner, raw, new images' features, and text features of some samples.
 
-    `owners` are the numbers of the samples' images, `new` the places of samples with images that were not there before.
+    `owners` are the numbers of the samples' images, `new` the indices of samples whose image is new.
     """
     (features,) = chunk.features
     valid = features.valid

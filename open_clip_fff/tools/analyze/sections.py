@@ -1,4 +1,4 @@
-"""The page's sections: a figure each, how to read it, and what is left out and why."""
+"""The page's sections: a figure each, and how to read it; and which sections are left out, and why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class AnalysisSection:
 
 
 def sections(found: Measurements, sample: CaptionSample, show: int) -> list[AnalysisSection]:
-    """Those for which the data have measurements, with `show` images of each kind of examples."""
+    """The sections for which the data have measurements, with `show` images per section of examples."""
     parts = [_nearest(found), _fit(found), _frequent(found), _among(found), _pooled(found)]
     if sample.image is not None:
         parts += [_ranks(found), *_examples(found, sample, show)]
@@ -74,7 +74,7 @@ def _cosines(key: str, title: str, how: str, panels: list[list[CosineGroup]], ax
 def _beside(
     grey: Mapping[str, pd.Series], grey_name: str, coloured: Mapping[str, pd.Series], name: str
 ) -> list[list[CosineGroup]]:
-    """A panel for each kind that is coloured, whose name takes the place of {} in the groups' names."""
+    """A panel for each coloured kind; its name replaces {} in the groups' names."""
     return [
         [
             CosineGroup(grey_name.format(kind), grey[kind].to_numpy(), "random"),

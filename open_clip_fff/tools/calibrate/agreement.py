@@ -1,4 +1,4 @@
-"""Match scores of pairs near the thresholds: how many of what a clause mines a discriminator calls a match."""
+"""Match scores of pairs near the thresholds: the share of a clause's mined pairs that a discriminator calls a match."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -48,9 +48,9 @@ def stratum_scores(
     scorer: PairScorer,
     device: torch.device,
 ) -> list[Tensor]:
-    """q of the pairs of each stratum, float32 [m] each; reads the images again that are needed.
+    """q of the pairs of each stratum, float32 [m] each; reads the needed images again.
 
-    `samples` are those, undecoded, that the sample of `rows` was made of; `scorer` takes images in [0, 1].
+    `samples` are the undecoded samples from which `rows` were read; `scorer` takes images in [0, 1].
     """
     # sorted by image
     pairs, inverse = torch.cat([stratum.pairs for stratum in drawn]).unique(dim=0, return_inverse=True)
@@ -72,7 +72,7 @@ def stratum_scores(
 def clause_agreement(
     drawn: Sequence[StratumPairs], q: Sequence[Tensor], settings: ConnectionSettings
 ) -> list[ClauseAgreement]:
-    """By clause; strata are weighted by their population."""
+    """The agreement of each clause; strata are weighted by their population."""
     agreements = []
     for clause in sorted({stratum.clause for stratum in drawn}):
         own = [
@@ -89,8 +89,8 @@ def clause_agreement(
 def half_way(matches: Sequence[tuple[float, float]]) -> tuple[float, str]:
     """The cosine at which half of the pairs match, given cosines, the highest first, and shares of matches near them.
 
-    It is that at which the share first falls below a half, interpolated, and `at`; or the highest and `above`; or the
-    lowest and `below`.
+    Returns the interpolated cosine at which the share first falls below a half, and `at`; or the highest cosine and
+    `above`; or the lowest and `below`.
     """
     for number, (cosine, share) in enumerate(matches):
         if share < HALF:

@@ -25,7 +25,7 @@ class PairTile(NamedTuple):
     known: tuple[Tensor, ...]  # bool [b, m, 1], pairs with known classes, and pairs of one; empty if none is known
 
     def kinds(self, pairs: Tensor) -> list[Tensor]:
-        """The selected pairs, bool [b, m, K]; if classes are known, also those classified, and those right."""
+        """The selected pairs, bool [b, m, K]; if classes are known, also those classified, and those of one class."""
         return [pairs, *(pairs & kind for kind in self.known)]
 
 

@@ -33,7 +33,7 @@ class CalibrationSettings:
     """What to calibrate for."""
 
     batch: int  # the global batch N of training
-    per_image: float  # captions of others that an image shall mine there
+    per_image: float  # captions of other images to mine per image in such batches
     match_pairs: int  # the most pairs that a discriminator scores
     seed: int  # of the random sample
     workers: int  # threads that decode

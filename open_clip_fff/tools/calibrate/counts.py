@@ -18,7 +18,7 @@ class MinedCounts(NamedTuple):
 
     pairs: Tensor  # int64 [kinds, 4]: by S_it, S_ii, S_tt with p1', and any of them; kinds of `PairTile`
     only: Tensor  # int64 [3], pairs for which one clause holds, and no other
-    equal: int  # pairs whose texts are equal, S_tt of 1, and that pass p1'
+    equal: int  # pairs with equal texts (S_tt of 1) that pass p1'
     own: int  # captions of the images themselves, and `own_above` those with S_it above p1
     own_above: int
     images: int  # n

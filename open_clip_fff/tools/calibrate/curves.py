@@ -15,7 +15,7 @@ TOGETHER = 3  # index of all clauses together, after the three clauses
 
 
 class RateCurves(NamedTuple):
-    """Pairs by the level at which they are mined, where a level is the share of its cosines that each clause passes."""
+    """Pairs by the level at which they are mined; a level is the share of its cosines that each clause passes."""
 
     # int64 [kinds, 4, LEVELS]: by S_it, by S_ii, by S_tt with p1', and by any clause; kinds of `PairTile`
     counts: Tensor
@@ -44,8 +44,8 @@ def per_pair_rate(images: int, batch: int) -> float:
 def rate_curves(pairs: AllPairs, histograms: CosineHistograms, config: MiningConfig) -> RateCurves:
     """One pass over a sample; `config` says which clauses are on.
 
-    p1' is the lower quartile of own pairs at every level: where p1 is lower, the first clause mines what p1' excludes
-    from the third, so that together they mine the same as with the lower of the two.
+    p1' is the lower quartile of own pairs at every level. Where p1 is lower, the first clause mines the pairs that p1'
+    excludes from the third, so that all clauses together mine the same as with the lower of the two.
     """
     above = histograms.above
     p1_prime = None if config.p1_prime is None or pairs.features.image is None else edge(histograms.quartile)

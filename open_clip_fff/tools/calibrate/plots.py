@@ -24,7 +24,7 @@ HEADROOM = 100  # times the highest bar, for the legend
 TEXTS = "#b5651d"
 COLOURS = ("#2166ac", "#8c510a", "#7b3294", "black")
 FACTORS = (1 / 4, 1, 4, 16)  # of N, whose curves are drawn
-# the first two coincide, since both are cut at the same quantile
+# the first two curves coincide, since both are cut at the same quantile
 STYLES: tuple[dict[str, Any], ...] = ({"lw": 3, "alpha": 0.4}, {"lw": 1, "ls": "--"}, {"lw": 1.2}, {"lw": 2})
 LEAST = 1e-3  # captions per image, the lowest shown
 

@@ -48,7 +48,7 @@ def propose(
             f"{max(pairs) * per_pair_rate(images, batch):.1f} captions of others; mine fewer"
         )
     up_to = (curves.counts[0, TOGETHER].cumsum(dim=0) <= target).sum()
-    # one clause alone mines as many at this level, so no higher one can be right: levels jump where many pairs tie
+    # one clause alone mines as many at this level, so none higher can be right: levels jump where many pairs tie
     alone = target / max(pairs)
     level = min(float(level_at(up_to)), alone)
     above = histograms.above
@@ -70,7 +70,7 @@ def propose(
 def check_size(images: int, batch: int, per_image: float, flag: str = "--images", left_out: str = "") -> None:
     """Raises UsageError, with a sufficient number, for a sample with fewer than LEAST pairs above the thresholds.
 
-    The line begins with the `flag` by which they are so few, and has a note on what was `left_out`.
+    The error names the `flag` that sets the sample's size, and has a note on samples `left_out`.
     """
     if per_image / per_pair_rate(images, batch) < LEAST:
         raise UsageError(
@@ -86,7 +86,7 @@ def images_for(pairs: int, batch: int, per_image: float) -> int:
 
 
 def readable(number: int) -> float | None:
-    """The shortest number in the lower quarter of a bin; None if what lies above equals 1 up to float32's rounding."""
+    """The shortest number in the lower quarter of a bin; None if cosines above it equal 1 up to float32's rounding."""
     if number > BINS - _EQUAL_BINS:
         return None
     low, high = (-math.cos(math.pi * x / BINS) for x in (number, number + 1))

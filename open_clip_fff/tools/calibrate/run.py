@@ -84,7 +84,7 @@ def summary(found: Calibration, plan: Plan, settings: CalibrationSettings) -> st
 
 
 def flags_to_paste(found: Calibration, plan: Plan, settings: CalibrationSettings) -> str:
-    """Training's flags with thresholds as numbers, and those that find them during training."""
+    """Training's flags with thresholds as numbers, and flags that find the thresholds during training."""
     features = feature_flags(plan)
     held = [*features, "--mined-per-image", f"{settings.per_image:g}"]
     for name in THRESHOLDS:
@@ -101,18 +101,18 @@ def flags_to_paste(found: Calibration, plan: Plan, settings: CalibrationSettings
 
 
 def model_flags(source: FrozenSource) -> list[str]:
-    """Of the model that mines."""
+    """The flags of the model that mines."""
     weights = [] if source.pretrained is None else ["--mining-pretrained", source.pretrained]
     return ["--mining-model", source.model, *weights]
 
 
 def threshold_flags(config: MiningConfig) -> list[str]:
-    """Thresholds as numbers, with enough digits."""
+    """The threshold flags as numbers, with enough digits."""
     return [part for name in THRESHOLDS for part in (as_flag(name), threshold_text(getattr(config, name)))]
 
 
 def feature_flags(plan: Plan) -> list[str]:
-    """Of the feature extractor and of what takes part in mining."""
+    """The flags of the feature extractor and of the captions that mine."""
     flags = ["--mining-features", plan.features]
     if plan.miner is not None and (plan.features != "precomputed" or "mining_model" in plan.typed):
         flags += model_flags(plan.miner)

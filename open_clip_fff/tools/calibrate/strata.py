@@ -10,10 +10,10 @@ from open_clip_fff.tools.calibrate.all_pairs import AllPairs, PairTile
 from open_clip_fff.tools.calibrate.histograms import CosineHistograms
 from open_clip_fff.tools.calibrate.proposal import Proposal
 
-# Strata of each clause: shares of its pairs, as multiples of the share above its threshold. Three lie above it, and
-# three below, each of these with as many pairs as all those above it.
+# Edges of each clause's strata: shares of its pairs, as multiples of the share above its threshold. Three strata lie
+# above it, and three below: the first of these has as many pairs as all above, each next twice as many.
 STRATA = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-ABOVE = 3  # of them
+ABOVE = 3  # strata above the threshold
 
 
 class StratumPairs(NamedTuple):

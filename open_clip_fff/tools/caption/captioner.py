@@ -60,7 +60,7 @@ class Captioner(ABC):
         return [GeneratedTexts(texts[i : i + k], k - sum(finished[i : i + k])) for i in range(0, len(texts), k)]
 
     def lengths(self) -> tuple[int, float]:
-        """The tokens of the prompt, and the most of a text with it; infinite where the model does not say."""
+        """The prompt's length in tokens, and the longest text with it; infinite where the model does not say."""
         inputs = self.inputs([self.prepare(GREY)])
         most = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         return inputs["input_ids"].shape[1] if "input_ids" in inputs else 1, math.inf if most is None else most
@@ -88,7 +88,7 @@ class Captioner(ABC):
 
     @property
     def _end_tokens(self) -> set[int]:
-        """Those that end a text; BLIP-2 with OPT uses a line break."""
+        """The tokens that end a text; BLIP-2 with OPT uses a line break."""
         ends = set(self.tokenizer.all_special_ids)
         for config in (self.model.generation_config, self.model.config.get_text_config(decoder=True)):
             end = getattr(config, "eos_token_id", None)
@@ -157,13 +157,13 @@ class PromptedCaptioner(Captioner):
 
 
 def shared_start(row: Tensor, prompt: Tensor) -> int:
-    """How many tokens of a prompt [L] a generated row [T] repeats: most models do, some do not."""
+    """How many tokens of the prompt [L] a generated row [T] begins with: most models repeat it, some do not."""
     length = min(len(row), len(prompt))
     return int((row[:length] == prompt[:length]).cumprod(dim=0).sum())
 
 
 def _prompt_ids(config: Any, tokenizer: Any, prompt: str) -> list[int]:
-    """Tokens at the start of the text; empty if the model adds its own."""
+    """The prompt's tokens; empty if the model adds its own."""
     if config.model_type == "blip-2":  # its processors differ in whether they prepend the image tokens
         if config.image_token_index is None:
             raise UsageError("--model: its config.json has no image_token_index; name a newer revision of it")

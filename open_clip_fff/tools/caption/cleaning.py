@@ -13,7 +13,7 @@ import regex
 
 from open_clip_fff.data.sources import texts_of
 
-WORD = regex.compile(r"\w+(?:['’]\w+)*")  # to re, vowel signs are no letters
+WORD = regex.compile(r"\w+(?:['’]\w+)*")  # the module re does not count vowel signs as letters
 WORDLESS, LOOPING, EQUAL = "dropped as wordless", "dropped as looping", "dropped as equal to another"
 _LOOP = regex.compile(r"(?<!\S)((?:\S+ )+?)\1\1|(?<!\S)((?:\S+ ){3,})\2$")  # of words with a space behind each
 
@@ -40,7 +40,7 @@ def add_clean(kept: Sequence[str], texts: Iterable[str], most: int) -> tuple[lis
 
 
 def normalise_spaces(text: str) -> str:
-    """Single-spaced, and without what training would remove."""
+    """The text single-spaced, without characters that training would remove."""
     return " ".join("".join(texts_of(text)).split())
 
 

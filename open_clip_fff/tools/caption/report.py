@@ -38,15 +38,15 @@ class CaptionedSample(NamedTuple):
 def report(
     folder: OutFolder, sources: Mapping[str, str], title: str, most: int, field: str | None, pattern: str, unread: bool
 ) -> tuple[list[str], int]:
-    """Lines with coverage, examples and training's flags of what a folder holds, and OUT/examples.png; none if empty.
+    """Lines on a folder's coverage, with examples and training's flags; draws OUT/examples.png. No lines if empty.
 
-    Also returns 1 where all shards are there and hold no caption, or captions are not of their shard's samples; else 0.
+    Also returns 1 if all shards are done without a caption, or captions are not of their shard's samples; else 0.
 
     Args:
-        sources: the shards, by stem; `pattern` is --train-data as it was typed.
+        sources: the shards, by stem; `pattern` is --train-data as given.
         most: K, the most captions of an image.
         field: of the tars' json; None for sidecars.
-        unread: whether shards are missing since they cannot be read, and not since they are still to be made.
+        unread: whether shards are missing because they cannot be read, not because they are still to be made.
 
     Raises UsageError if a shard cannot be read.
     """
@@ -119,7 +119,7 @@ def draw_examples(examples: Sequence[CaptionedSample], title: str, path: Path) -
             left.set_anchor("N")
             left.axis("off"), right.axis("off")
     with atomic_file(path) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # a box instead of it, of Chinese, say
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # a box is drawn instead, e.g. of Chinese
         figure.savefig(file, format="png", dpi=110)
 
 
@@ -140,7 +140,7 @@ def _train_data(folder: OutFolder, urls: Mapping[str, str], field: str | None) -
 
 
 def _flags(folder: OutFolder, shards: str, most: int, field: str | None, raw: bool) -> str:
-    """Of training."""
+    """Training's flags for these captions."""
     flags = [f"--train-data {shlex.quote(shards)}", *([] if shards.endswith(TAR) else ["--dataset-type webdataset"])]
     if field is None:
         flags += [f"--caption-sidecar {shlex.quote(str(folder.path))} --sidecar-text-key {COLUMN}"]

@@ -69,7 +69,7 @@ class ShardCaptioner:
         return record
 
     def captions(self, url: str, record: ShardRecord, tick: Callable[[int], None]) -> Iterator[tuple[str, list[str]]]:
-        """Key and captions of samples with any; `record` counts, and lists the others.
+        """Key and captions of samples that have any; `record` counts all, and lists the others.
 
         Raises UsageError if the shard cannot be read, a sample has the field and may not, or the model fails.
         """
@@ -89,11 +89,11 @@ class ShardCaptioner:
         return PreparedSample(key, image, any(RAW_TEXTS.read(sample).found.values()))
 
     def _captioned(self, prepared: list[PreparedSample], record: ShardRecord) -> Iterator[tuple[str, list[str]]]:
-        """As `captions`, of one batch; images with fewer than K are captioned again for at most `decoding.rounds`."""
+        """As `captions`, for one batch; images with fewer than K captions take part in further `decoding.rounds`."""
         most = self.decoding.captions
         captions: list[list[str]] = [[] for _ in prepared]
         refused: dict[int, str] = {}
-        record.counts.update(images=0, captions=0)  # are printed first
+        record.counts.update(images=0, captions=0)  # these are printed first
         if raw := sum(sample.raw for sample in prepared):
             record.counts[WITH_RAW] += raw
         short = list(range(len(prepared)))
@@ -120,9 +120,9 @@ class ShardCaptioner:
                 record.leave_out(key, refused.get(index, "no usable caption"))
 
     def _generated(self, images: list[Any]) -> list[GeneratedTexts | str]:
-        """The texts of each image, or why the model cannot take it.
+        """The texts of each image, or why the model cannot take the image.
 
-        Raises UsageError if it cannot take a grey one, either: then the fault is not the image's.
+        Raises UsageError if the model cannot take a grey image, either: then the fault is not the image's.
         """
         try:
             return list(self.captioner.generate(images, self.decoding))

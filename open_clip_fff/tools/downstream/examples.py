@@ -20,9 +20,9 @@ from open_clip_fff.tools.finetune.pairs import ImageTransform
 class Example:
     """One question, or one sentence."""
 
-    images: tuple[Path, ...]  # that it is about
-    text: str  # of it
-    target: Mapping[int, float]  # from 0 to 1 by class; classes that are not there have 0
+    images: tuple[Path, ...]  # the images that it is about
+    text: str  # the question or sentence
+    target: Mapping[int, float]  # from 0 to 1 by class; missing classes have 0
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Split:
     """The examples of a file, and how answers to them are scored."""
 
     examples: Sequence[Example]  # in the file's order
-    # from each example's predicted class to what is written as predictions
+    # from each example's predicted class to the content of the predictions file
     answers: Callable[[Sequence[int]], list[dict[str, Any]]]
-    # to figures, `accuracy` (0 to 1) and `n` among them; None where the right answers are not known
+    # to metrics, among them `accuracy` (0 to 1) and `n`; None where the right answers are unknown
     score: Callable[[Sequence[int]], dict[str, Any]] | None
 
 

@@ -1,4 +1,4 @@
-"""The files of the public sets: images by the names that they have, and json whose mistakes are a line each."""
+"""The files of the public sets: images by file name, and json whose errors are one line each."""
 
 import json
 import os
@@ -32,7 +32,7 @@ class ImageFolders:
                         self._paths.setdefault(key(stem), []).append(Path(below, stem + suffix))
 
     def find(self, keys: Iterable[str], asked_by: Path) -> dict[str, Path]:
-        """The file of each key that the file `asked_by` names. Raises UsageError if one is missing, or there twice."""
+        """The image file of each key in the file `asked_by`. Raises UsageError if one is missing, or there twice."""
         wanted = dict.fromkeys(keys)
         if missing := [key for key in wanted if key not in self._paths]:
             shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
@@ -40,7 +40,7 @@ class ImageFolders:
             lack = f"{len(missing)} of {len(wanted)} images of {asked_by} are not there: {shown}"
             raise UsageError(f"--images {folders}: {lack}")
         several = (self._paths[key] for key in wanted if len(self._paths[key]) > 1)
-        # a file may be there again by a link to a folder, also by one that leads back
+        # links to folders may lead to a file twice, or in a circle
         if twice := next((paths for paths in several if len(set(map(os.path.realpath, paths))) > 1), None):
             raise UsageError(f"--images: {twice[0]} and {twice[1]} are the same image of {asked_by}; name one folder")
         return {key: self._paths[key][0] for key in wanted}

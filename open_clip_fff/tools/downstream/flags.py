@@ -19,7 +19,7 @@ SPLITS = {"train": "to train on", "val": "to choose the step on", "test": "to sc
 
 
 def add_task_flags(parser: CommandParser, files: Sequence[tuple[str, str]], rows: str) -> None:
-    """Adds them. A split is made of `files`, the end of whose flags and what they hold is given; a batch of `rows`."""
+    """Adds the flags. `files`: for each file of a split, the end of its flag and what it holds; a batch has `rows`."""
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", metavar="DIR|RUN", help="fine-tune this export or run with a fusion model")
     start.add_argument("--score", type=Path, metavar="DIR", help="score a folder that an earlier call wrote")

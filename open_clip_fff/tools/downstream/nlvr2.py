@@ -33,7 +33,7 @@ def image_names(identifier: str) -> tuple[str, str]:
 
 
 def consistency(identifiers: Sequence[str], right: Sequence[bool]) -> float:
-    """The share of sentences that are classified right for every pair of images that they are about."""
+    """The share of sentences that are classified right for all of their image pairs."""
     sentences: dict[tuple[str, ...], bool] = {}
     for identifier, each in zip(identifiers, right, strict=True):
         *before, _, sentence = identifier.split("-")

@@ -1,4 +1,4 @@
-"""What vqa and nlvr2 do alike: fine-tune, choose the step on the validation file, score, write."""
+"""What vqa and nlvr2 share: fine-tune, choose the step on the validation file, score, write."""
 
 import argparse
 import json
@@ -72,7 +72,7 @@ def run_task(args: argparse.Namespace, task: DownstreamTask) -> int:
     try:
         if "test" in splits:
             record["test"] = score_split(model, splits["test"], args)
-    finally:  # what was trained is kept, also where a test image cannot be read
+    finally:  # keeps the trained model even if a test image cannot be read
         write_task_model(model, task.name, record, args.out)
         print(f"{args.out} is written: open-clip-fff {task.name} --score {args.out}")
     return 0
@@ -81,7 +81,7 @@ def run_task(args: argparse.Namespace, task: DownstreamTask) -> int:
 def fine_tune_and_choose(
     model: TaskModel, train: Split, val: Split, args: argparse.Namespace, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Any]:
-    """Trains `model` and leaves it with the weights of the step that is best on `val`; returns what `result.json` has.
+    """Trains `model`, leaves it at the step that is best on `val`, and returns the content of `result.json`.
 
     Raises UsageError for an image that cannot be read, or a training that diverges before it is validated once.
     """
@@ -105,7 +105,7 @@ def fine_tune_and_choose(
         found = score(predict(model, val.examples, args))
         history.append({"step": step, "accuracy": found["accuracy"]})
         tqdm.write(f"step {step}: {describe(found)}")
-        if found["accuracy"] > best["accuracy"]:  # of equal ones the first
+        if found["accuracy"] > best["accuracy"]:  # among equal ones the first
             weights = {name: x.detach().cpu().clone() for name, x in network.state_dict().items()}
             best.update(found, step=step, weights=weights)
 
@@ -125,7 +125,7 @@ def fine_tune_and_choose(
 
 
 def score_split(model: TaskModel, split: Split, args: argparse.Namespace) -> dict[str, Any]:
-    """Figures of a test file, printed, and its predictions, where --predictions asks for them.
+    """Metrics of a test file, which it prints; writes predictions where --predictions asks for them.
 
     Raises UsageError for an image that cannot be read, or a file that cannot be written.
     """
@@ -140,7 +140,7 @@ def score_split(model: TaskModel, split: Split, args: argparse.Namespace) -> dic
 
 
 def describe(figures: Mapping[str, Any]) -> str:
-    """`63.2 % of 1,200 right`, and the other figures after it."""
+    """`63.2 % of 1,200 right`, followed by the other metrics."""
     text = f"{100 * figures['accuracy']:.1f} % of {figures['n']:,} right"
     rest = [f"{name} {100 * value:.1f} %" for name, value in figures.items() if isinstance(value, float)][1:]
     for name, part in figures.get("by_answer_type", {}).items():

@@ -21,7 +21,7 @@ HEAD, ABOUT, RESULT = "head.safetensors", "task.json", "result.json"
 
 
 class TaskModel(NamedTuple):
-    """A network for a task, with what is needed to use and to write it."""
+    """A network for a task, with what it takes to use and to write it."""
 
     network: TaskNetwork
     classes: Sequence[str]
@@ -55,9 +55,9 @@ def _description(folder: Path, loaded: LoadedModel) -> dict[str, Any]:
 
 
 def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out: Path) -> None:
-    """Writes the folder, completely or not at all, and compares what it loads back to.
+    """Writes the folder, completely or not at all, after checking that it loads back equal.
 
-    The figures go into `result.json`. `task` is `vqa` or `nlvr2`, and `out` a path that does not exist, or an empty
+    The metrics go into `result.json`. `task` is `vqa` or `nlvr2`, and `out` a path that does not exist, or an empty
     folder.
 
     Raises UsageError if it cannot be written, or loads back differently.

@@ -23,7 +23,7 @@ TYPE = "answer_type"  # yes/no, number or other, where the annotation has it
 
 @dataclass(frozen=True)
 class Annotation:
-    """What people answered: normalised."""
+    """People's answers to a question, normalised."""
 
     given: tuple[str, ...]
     kind: str | None
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_annotations(path: Path) -> dict[Any, Annotation]:
-    """By question id.
+    """The annotations by question id.
 
     Raises UsageError if the file is none of VQAv2's annotations, or a question has two, or too few answers.
     """
@@ -103,7 +103,7 @@ def _split(args: argparse.Namespace, name: str, classes: Sequence[str], images: 
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Each answer is a question of its own: the sum of the binary cross-entropies (arXiv 1708.02711)."""
+    """Binary cross-entropies, one per answer, summed over the answers (arXiv 1708.02711)."""
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
 
 
@@ -124,7 +124,7 @@ def _score(annotations: Sequence[Annotation], classes: Sequence[str], predicted:
 
 
 def _predictions(questions: Sequence[Any], classes: Sequence[str], predicted: Sequence[int]) -> list[dict[str, Any]]:
-    """In the form of VQA's evaluation server."""
+    """Predictions in the form of VQA's evaluation server."""
     return [
         {"question_id": question, "answer": classes[place]}
         for question, place in zip(questions, predicted, strict=True)

@@ -1,7 +1,7 @@
-"""VQA's answers: how they are normalised, what a right one counts, and the list of those that are classes.
+"""VQA's answers: normalising them, their accuracy, and the list of answers that are classes.
 
 The accuracy is that of VQA (arXiv 1505.00468) and VQAv2 (arXiv 1612.00837): an answer that three people gave is right,
-and it is averaged over all sets of all people but one.
+averaged over all ways to leave one person out.
 """
 
 import re
@@ -22,8 +22,8 @@ _NOT = re.compile(r"\b(ai|are|ca|could|did|does|do|had|has|have|is|might|must|ne
 def normalise(answer: str) -> str:
     """An answer in the form in which answers are compared, as visualqa.org/evaluation.html describes it.
 
-    Lower case; no comma in numbers, and no period but in them; the marks in the official code's list are spaces, and
-    others, as apostrophes, colons, $ and %, stay; number words to ten are digits; articles go; `dont` is `don't`.
+    Lower case; no comma in numbers, periods only in numbers. Marks in the official code's list become spaces; others,
+    such as apostrophes, colons, $ and %, stay. Number words to ten become digits, articles go, `dont` is `don't`.
 
     Example:
         >>> normalise("The two-seater."), normalise("dont know"), normalise("1,000")
@@ -35,12 +35,12 @@ def normalise(answer: str) -> str:
 
 
 def soft_score(answer: str, given: Sequence[str]) -> float:
-    """min(people who gave it / 3, 1): the target of training, of normalised answers."""
+    """min(people who gave the answer / 3, 1), of normalised answers: the target in training."""
     return min(given.count(answer) / AGREE, 1.0)
 
 
 def accuracy(answer: str, given: Sequence[str]) -> float:
-    """The mean of min(others who gave it / 3, 1) over all sets of all people but one, of normalised answers.
+    """The mean of min(people who gave it / 3, 1) over all ways to leave one person out; answers are normalised.
 
     Example:
         >>> [round(accuracy("yes", ["yes"] * n + ["no"] * (10 - n)), 2) for n in range(5)]
@@ -52,9 +52,9 @@ def accuracy(answer: str, given: Sequence[str]) -> float:
 
 
 def frequent_answers(given: Iterable[Sequence[str]], most: int, min_count: int) -> list[str]:
-    """The `most` answers that most people gave, `min_count` at least, those of equal count by the alphabet.
+    """The `most` most frequent answers with `min_count` at least; equal counts in alphabetical order.
 
-    They are `given` normalised, by question.
+    `given` has normalised answers by question.
     """
     counts = Counter(answer for answers in given for answer in answers if answer)
     often = sorted((-count, answer) for answer, count in counts.items() if count >= min_count)

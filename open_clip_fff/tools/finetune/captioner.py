@@ -91,14 +91,14 @@ def loss(captioner: PixelCaptioner, pixels: Tensor, captions: Sequence[str]) -> 
     most = captioner.model.config.text_config.max_position_embeddings
     encoded = captioner.tokenizer(list(captions), padding=True, truncation=True, max_length=most, return_tensors="pt")
     ids, mask = (encoded[name].to(pixels.device) for name in ("input_ids", "attention_mask"))
-    ids[:, 0] = captioner.model.config.text_config.bos_token_id  # as `generate` begins, also where [CLS] is another one
+    ids[:, 0] = captioner.model.config.text_config.bos_token_id  # as in `generate`, even if [CLS] differs
     labels = ids.masked_fill(mask == 0, IGNORED)
     return captioner.model(pixel_values=pixels, input_ids=ids, attention_mask=mask, labels=labels).loss
 
 
 @torch.no_grad()
 def held_out_loss(captioner: PixelCaptioner, pairs: Sequence[ImagePair]) -> float:
-    """The mean over pairs, in eval mode."""
+    """The mean loss over pairs, in eval mode."""
     total = 0.0
     for start in range(0, len(pairs), AT_ONCE):
         some = pairs[start : start + AT_ONCE]

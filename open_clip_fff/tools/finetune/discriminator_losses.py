@@ -1,6 +1,6 @@
 """A discriminator's losses: ALBEF's and BLIP's image-text contrast and matching (arXiv 2107.07651, 2201.12086).
 
-Matching goes over sampled negatives, or over the hardest by MAFA's rules (arXiv 2312.06112), as a fusion model's does.
+Matching takes sampled negatives, or the hardest by MAFA's rules (arXiv 2312.06112), as for a fusion model.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def losses(
     """The contrastive and the matching loss of B pairs, two scalars.
 
     The matching loss has each image with its own caption, each image with another caption, and each caption with
-    another image: one match to two others, which determines the scale of the probabilities.
+    another image. The ratio of one match to two others sets the scale of the probabilities.
 
     Args:
         matching: the model.
@@ -54,10 +54,10 @@ PairsOf = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def sampled_pairs(hard: float = HARD) -> PairsOf:
-    """ALBEF's and BLIP's: own pairs, a caption drawn for each image, an image drawn for each caption.
+    """ALBEF's and BLIP's pairs: own pairs, a caption drawn for each image, an image drawn for each caption.
 
     `hard` is the share of negatives sampled by the model's own cosine, 0 to 1; the rest is uniform. Where many captions
-    match many images, hard negatives are false ones, and the model learns to reject what it should find.
+    match many images, hard negatives are often false: the model learns to reject matches.
     """
 
     def pairs(cosines: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +71,7 @@ def sampled_pairs(hard: float = HARD) -> PairsOf:
 
 
 def hardest_pairs(label: LabelPairs | None = None) -> PairsOf:
-    """GRIT-VLP's, and with `label`, a discriminator's match labels, MAFA's (`mining.itm.itm_targets`)."""
+    """GRIT-VLP's pairs; with `label`, a discriminator's match labels, MAFA's (`mining.itm.itm_targets`)."""
 
     def pairs(cosines: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         places = torch.arange(len(cosines), device=cosines.device)
@@ -92,7 +92,7 @@ def _nearest(cosines: Tensor, excluded: Tensor) -> Tensor:
 
 
 def same_pair(ids: Tensor, captions: Sequence[str]) -> Tensor:
-    """Known matches, bool [B, B]: of one image, or with equal captions."""
+    """Known matches, bool [B, B]: pairs of one image, or with equal captions."""
     texts = torch.tensor([text_hash(caption) for caption in captions])
     return (ids[:, None] == ids).cpu() | (texts[:, None] == texts)
 
@@ -111,8 +111,9 @@ def alignment_loss(cosines: Tensor, same: Tensor) -> Tensor:
 def draw_negatives(cosines: Tensor, same: Tensor, hard: float) -> tuple[Tensor, Tensor]:
     """A negative column for each row of cosines [B, B] that has one: the indices of both, int64 [n], n <= B.
 
-    Known matches are in `same`, bool [B, B]. The share `hard` is sampled by the softmax of the cosines; the rest is
-    uniform, and all of it where they are not finite, which the loss then shows: multinomial would end a GPU's process.
+    Known matches are in `same`, bool [B, B]. The share `hard` is sampled by the softmax of the cosines, the rest
+    uniformly. With cosines that are not finite all are uniform, since multinomial would end a GPU's process; the loss
+    shows them.
     """
     rows = (~same).any(dim=1).nonzero()[:, 0]
     other = (~same)[rows].float()

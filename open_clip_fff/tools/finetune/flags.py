@@ -14,7 +14,7 @@ MOST_HELD_OUT = 0.5  # of --held-out
 
 
 def add_flags(parser: CommandParser, models: str, min_crop: float) -> None:
-    """Adds those of train-discriminator and train-captioner; `models` describes --model."""
+    """Adds the flags of train-discriminator and train-captioner; `models` describes --model."""
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", metavar="NAME|DIR", help=f"{models}: hub name or folder")
     start.add_argument("--from-config", type=Path, metavar="FILE", help="random weights, of transformers' json")
@@ -26,7 +26,7 @@ def add_flags(parser: CommandParser, models: str, min_crop: float) -> None:
 
 
 def add_loop_flags(parser: CommandParser, rows: str, lr: str, min_crop: float) -> None:
-    """Adds those that `fine_tune` reads.
+    """Adds the flags that `fine_tune` reads.
 
     `rows` says what a batch is made of, `lr` the default of --lr, which the command fills in.
     """
@@ -53,7 +53,7 @@ def check(args: argparse.Namespace, batch_size: int, held_out_images: int) -> No
 
 
 def check_loop_flags(args: argparse.Namespace) -> None:
-    """Raises UsageError for a number with which `fine_tune` would do harm; of --batch-size each command has its own."""
+    """Raises UsageError for a number out of `fine_tune`'s range; each command checks its own --batch-size."""
     check_least(args, steps=1, lr=0, wd=0, warmup=0, workers=0)
 
 

@@ -1,4 +1,4 @@
-"""What all fine-tuning has in common: images, schedule, loop, and writing a model of transformers."""
+"""Shared by all fine-tuning: image transforms, schedule, loop, and writing a model of transformers."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ Losses = dict[str, Tensor]
 
 
 def seed_everything(seed: int) -> None:
-    """Python's and torch's generators."""
+    """Seeds Python's and torch's generators."""
     random.seed(seed)
     torch.manual_seed(seed)
 
@@ -41,7 +41,7 @@ def tokenizer_captions(urls: Sequence[str], reader: CaptionReader) -> list[str]:
 def image_transforms(
     size: tuple[int, int], normalisation: tuple[Sequence[float], Sequence[float]], min_crop: float
 ) -> tuple[ImageTransform, ImageTransform]:
-    """From an image to [3, H, W], with random crops and without; no flips, since captions say left and right.
+    """Transforms of an image to [3, H, W], with and without random crops; no flips: captions say left and right.
 
     `size` is height and width, `normalisation` mean and standard deviation per channel, `min_crop` the least share of
     an image in a crop.
@@ -54,9 +54,9 @@ def image_transforms(
 
 
 def lr_factor(step: int, steps: int, warmup: int | None) -> float:
-    """What --lr is multiplied by at a step from 0: the lower of a linear warm-up and a cosine over all steps.
+    """The factor on --lr at a step from 0: the lower of a linear warm-up and a cosine over all steps.
 
-    They meet at 0.98 after a warm-up of a tenth of the steps, which None stands for; at 0.72 after one of a half.
+    `warmup` None is a tenth of the steps. The two meet near 0.98 for a warm-up of a tenth, near 0.72 for a half.
     """
     warmup = max(steps // 10 if warmup is None else warmup, 1)
     return min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
@@ -80,9 +80,9 @@ def fine_tune(
         rates: learning rates of the model's parts, in place of --lr; None for args.lr in all of it.
         after_step: called with the number of steps done, from 1; it may change the model's mode.
 
-    Returns the losses of the last step, which is an earlier one where they are not finite.
+    Returns the losses of the last step; training ends early at losses that are not finite.
 
-    Raises UsageError of the data, one line.
+    Raises UsageError for errors of the data, in one line.
     """
     groups: list[dict[str, Any]] = []
     for part, rate in ({model: args.lr} if rates is None else rates).items():
@@ -126,7 +126,7 @@ def check_trained(model: nn.Module, losses: Mapping[str, float], args: argparse.
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A mistake that a loader's worker meets stays one line, without the worker's traceback."""
+    """Keeps a loader worker's error to one line, without the worker's traceback."""
     try:
         yield
     except UsageError as error:

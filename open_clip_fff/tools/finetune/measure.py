@@ -20,8 +20,8 @@ MetricTable = dict[str, dict[str, float | None]]
 def measure(matching: MatchingModel, pairs: Sequence[ImagePair], batch: int = 64) -> MetricTable:
     """Held-out pairs against as many negatives: with a random caption, and with the hardest by the model's cosine.
 
-    The model is in eval mode, and at least two pairs have different captions. A hardest caption may match, and is a
-    mistake nevertheless: the metrics are lower bounds.
+    The model is in eval mode, and at least two pairs have different captions. A hardest caption may match and still
+    counts as a negative: AUC and precision are lower bounds.
 
     Returns, by `random` and `hardest`, the number of `pairs`, `auc`, and `precision` and `recall` of q > POSITIVE_SCORE
     and q > NEGATIVE_SCORE, from 0 to 1; a precision is None if nothing passed.

@@ -45,7 +45,7 @@ def decode(sample: dict, row: CaptionRow, transform: ImageTransform, draw: rando
 def held_out_pairs(
     urls: Sequence[str], reader: CaptionReader, transform: ImageTransform, share: float, limit: int
 ) -> tuple[list[ImagePair], int]:
-    """The first `limit` held-out pairs, and how many other images with captions were seen, of which one is looked for.
+    """The first `limit` held-out pairs, and how many other images with captions were seen; reads on for at least one.
 
     Raises UsageError for a shard that cannot be read.
     """
@@ -81,7 +81,7 @@ class TrainingPairs(IterableDataset):
         for epoch in count():
             draw = random.Random(f"{self.seed} {epoch} {worker}")
             some = False
-            for part in ((worker, workers), (0, 1)):  # where its own shards have no pair, all of them
+            for part in ((worker, workers), (0, 1)):  # if a worker's own shards have no pair, it reads all
                 for sample, row in _shuffle(self._samples(epoch, *part), BUFFER, BUFFER, draw):
                     if pair := decode(sample, row, self.transform, draw):
                         some = True
@@ -92,12 +92,12 @@ class TrainingPairs(IterableDataset):
                 raise UsageError("--train-data: a whole pass over the shards found no image with a caption to train on")
 
     def _samples(self, epoch: int, worker: int, workers: int) -> Iterator[tuple[dict, CaptionRow]]:
-        """Undecoded, with captions, which are read here, shard by shard, as a reader has one sidecar in memory."""
+        """Undecoded samples with captions, read here shard by shard: a reader keeps one sidecar in memory."""
         urls = random.Random(f"{self.seed} {epoch}").sample(self.urls, len(self.urls))
         # with fewer shards than workers, each worker reads all and takes its share of the samples
         split = len(urls) >= workers
         for url in urls[worker::workers] if split else urls:
-            told = epoch > 0  # the first pass says it
+            told = epoch > 0  # damaged captions are reported in the first pass alone
             try:
                 for place, sample in enumerate(read_samples([url])):
                     if (split or place % workers == worker) and not held_out(id_of(sample), self.share):

@@ -42,7 +42,7 @@ def random_parts(path: Path, captions: Sequence[str], tokenizer: str | None, cla
     """
     import transformers
 
-    # missing, no json, another kind of model, widths that do not fit
+    # e.g. missing, no json, another kind of model, widths that do not fit
     failed = f"--from-config {path}: no configuration of {' or '.join(classes)} that can be built"
     with as_mistake(failed, Exception):
         given = json.loads(path.read_text())
@@ -80,14 +80,14 @@ def _tokenizer(captions: Sequence[str], most: int, name: str | None) -> Any:
     learned.train_from_iterator(captions, special_tokens=first, show_progress=False, **sizes)
     with tempfile.TemporaryDirectory() as folder:
         (file,) = learned.save_model(folder)
-        # whose first argument has one name in transformers 4, and another in 5
+        # the first argument's name differs between transformers 4 and 5
         return transformers.BertTokenizerFast(file)  # type: ignore[attr-defined]
 
 
 def _characters(tokenizer: Any, captions: Sequence[str]) -> list[str]:
-    """The characters that begin words, and those that go on with them, as the tokenizer writes both.
+    """The characters that begin words, and those that continue them, as the tokenizer writes both.
 
-    The library takes them up in the order of a hash table, and of equally frequent pairs those that came first: without
+    The library adds characters in a hash table's order, and prefers earlier ones among equally frequent pairs: without
     this list each run would learn another vocabulary.
     """
     split = tokenizer.pre_tokenizer.pre_tokenize_str

@@ -18,7 +18,7 @@ from open_clip_fff.numerics import exact_float32
 from open_clip_fff.progress import progress
 from open_clip_fff.tools.gallery.pairs import MinedRow, NearestPairs, margins
 
-WINDOW, BINS = 0.05, 50  # of the histogram: so far below and above the thresholds
+WINDOW, BINS = 0.05, 50  # of the histogram, which goes that far below and above the thresholds
 STEPS = (0.005, 0.01, 0.02, 0.05)  # by which all thresholds might be moved
 
 
@@ -27,7 +27,7 @@ class MinedSample(NamedTuple):
 
     thresholds: Thresholds  # as numbers
     pairs: int  # mined
-    images: int  # that mine any
+    images: int  # images that mine any
     by_clause: tuple[int, ...]  # mined pairs for which each clause of Eq. 1 holds
     near: int  # pairs at most WINDOW below the thresholds
     cut: int  # pairs that pass the thresholds and exceed the cap
@@ -42,7 +42,7 @@ class MinedSample(NamedTuple):
 
 @torch.no_grad()
 def find_thresholds(features: MiningFeatures, config: MiningConfig, batch: int) -> Thresholds:
-    """The typed thresholds, or those at which the sample mines at the rate of batches of N = `batch`."""
+    """The given thresholds, or those at which the sample mines at the given rate in batches of N = `batch`."""
     if config.per_image is None:
         return Thresholds.of(config)
     images = len(features.ids)
@@ -60,7 +60,7 @@ def find_thresholds(features: MiningFeatures, config: MiningConfig, batch: int) 
 
 
 def _all_pairs(images: MiningFeatures, text_text: str) -> Iterator[Candidates]:
-    """Of a batch; training, which averages over steps, counts those of some rows."""
+    """All pairs of a batch; training counts only some rows' pairs, and averages over steps."""
     number, area = images.valid.numel(), AREA.on(images.valid.device)
     for columns in progress(list(tiles(len(images.ids), max(area // number, 1))), desc="thresholds"):
         with exact_float32(images.valid.device):
@@ -106,7 +106,7 @@ def mine_sample(
 def _mine_tile(
     found: Candidates, config: MiningConfig, thresholds: Thresholds, right: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, NearestPairs, NearestPairs]:
-    """Of some rows: the counts of `MinedSample`, pairs above and below by row [b, 2], histogram, nearest pairs."""
+    """For some rows: the counts of `MinedSample`, pairs above and below by row [b, 2], histogram, nearest pairs."""
     mined = select(found, thresholds, config)
     margin = margins(found.similarity, thresholds, found.others.shape)
     others = found.allowed(config.margin)

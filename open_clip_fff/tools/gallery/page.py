@@ -1,4 +1,4 @@
-"""What the gallery's template shows: sections of image rows, scores, and histograms."""
+"""The contents of the gallery's template: sections of image rows, scores, and histograms."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class ShownCaption:
-    """A caption of another image, why it is shown, that reason's colour (`positive`, `ignored`, `negative`), scores."""
+    """A caption of another image, why it is shown, that in a colour (`positive`, `ignored`, `negative`), its scores."""
 
     text: str
     reason: str
@@ -37,7 +37,7 @@ class OtherImage:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """An image, its own captions with their cosine (or an empty string), and what was found for it."""
+    """An image, its own captions with their cosine (or an empty string), and the pairs found for it."""
 
     image: int
     own: list[tuple[str, str]]
@@ -46,7 +46,7 @@ class ImageRow:
 
 
 class Bar(NamedTuple):
-    """In percent of the plot's width and height, from the lower left; with its tooltip."""
+    """A bar in percent of the plot's width and height, from the lower left; with its tooltip."""
 
     left: float
     width: float
@@ -58,7 +58,7 @@ class Bar(NamedTuple):
 class Histogram(NamedTuple):
     """Bars of logarithmic height."""
 
-    bars: list[Bar]  # those that are not empty
+    bars: list[Bar]  # the bars that are not empty
     marks: list[tuple[float, str]]  # positions in percent and labels
     ends: tuple[str, str]  # labels of the left and right end
     caption: str  # what is counted
@@ -77,7 +77,7 @@ class GallerySection:
     empty: str  # shown if there are no rows
     histogram: Histogram | None = None  # of all pairs
     table: list[tuple[str, str]] = field(default_factory=list)  # column titles and values
-    halves: bool = False  # whether an image and what was found for it get half of the width each
+    halves: bool = False  # whether an image and its pairs get half of the width each
 
 
 def histogram(

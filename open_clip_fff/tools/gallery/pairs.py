@@ -20,8 +20,7 @@ class MinedPair(NamedTuple):
     other: int  # that of the caption's image
     caption: int  # its number among that image's captions
     scores: tuple[float | None, ...]  # S_it, S_ii and S_tt; None without image features
-    # by how much all thresholds together could rise before the pair is no longer mined; if it is not mined, minus the
-    # amount by which they would have to fall
+    # how far all thresholds together could rise with the pair still mined; negative if they would have to fall
     margin: float
 
     def above(self, thresholds: Thresholds) -> tuple[float | None, ...]:
@@ -49,7 +48,7 @@ class MinedRow(NamedTuple):
 def margins(similarity: Similarities, thresholds: Thresholds, shape: torch.Size) -> Tensor:
     """The margin of each pair, float32 of `shape` [b, N, K]: above 0 where it is mined.
 
-    It is the largest margin of its clauses; the third's is the smaller one of those above p3 and p1'.
+    It is the largest margin of the clauses; the third clause's is the smaller of its margins above p3 and p1'.
     """
     s, p = similarity, thresholds
     third, p1_prime = _above(s.text_text, p.p3), _above(s.image_text, p.p1_prime)
@@ -75,7 +74,7 @@ class NearestPairs(NamedTuple):
 
     @classmethod
     def of(cls, pairs: Tensor, margin: Tensor, similarity: Similarities) -> "NearestPairs":
-        """Of the selected pairs, bool [b, N, K]."""
+        """The nearest of the selected pairs, bool [b, N, K]."""
         distance = margin.abs().masked_fill(~pairs, torch.inf).amin(dim=2)
         columns = distance.topk(min(IMAGES, distance.shape[1]), dim=1, largest=False).indices
         index = columns[..., None].expand(-1, -1, pairs.shape[2])
@@ -90,11 +89,11 @@ class NearestPairs(NamedTuple):
 
     @classmethod
     def concatenated(cls, parts: Sequence["NearestPairs"]) -> "NearestPairs":
-        """Along the rows."""
+        """Concatenates parts along the rows."""
         return cls(*map(torch.cat, zip(*parts, strict=True)))
 
     def rows(self, show: int, counts: Tensor) -> list[MinedRow]:
-        """The `show` rows with the nearest pairs, these first; `counts` are all selected pairs by row, int64 [b]."""
+        """The `show` rows with the nearest pairs, nearest first; `counts` are all selected pairs by row, int64 [b]."""
         order = self.margin.abs().amin(dim=(1, 2)).argsort(stable=True)[:show]
         return [self._row(image, int(counts[image])) for image in order.tolist() if counts[image]]
 

@@ -31,7 +31,7 @@ class RowBuilder:
             self.own = (features.image[:, None] * features.text).sum(dim=-1).cpu()
 
     def mined(self, rows: Sequence[MinedRow], thresholds: Thresholds) -> list[ImageRow]:
-        """Of Eq. 1's pairs, above or below the thresholds."""
+        """Rows of Eq. 1's pairs, above or below the thresholds."""
         built = []
         for row in rows:
             groups = groupby(row.pairs, key=lambda pair: pair.other)
@@ -42,11 +42,11 @@ class RowBuilder:
         return built
 
     def scored(self, pairs: Sequence[ScoredPair], settings: ConnectionSettings) -> list[ImageRow]:
-        """Of pairs with match scores."""
+        """Rows of pairs with match scores."""
         return [ImageRow(pair.image, self._own(pair.image), [self._scored(pair, settings)]) for pair in pairs]
 
     def _mined(self, pairs: list[MinedPair], thresholds: Thresholds) -> OtherImage:
-        """Of one other image; scores that its captions share (S_ii, and S_tt where pooled) are shown once."""
+        """Pairs with one other image; scores that its captions share (S_ii, and S_tt where pooled) are shown once."""
         captions, chips = [], [_chips(pair, thresholds) for pair in pairs]
         shared = [chip for chip in chips[0] if chip.name != CLAUSES[0] and all(chip in others for others in chips)]
         for pair, own in zip(pairs, chips, strict=True):
@@ -81,7 +81,7 @@ class RowBuilder:
 
 
 def _chips(pair: MinedPair, thresholds: Thresholds) -> list[Chip]:
-    """Existing scores with their distances; p1' stands with S_it, although it belongs to the third clause."""
+    """Existing scores with their distances; p1' is shown with S_it, although it belongs to the third clause."""
     p1, p2, p3, p1_prime = pair.above(thresholds)
     details = ([("p1", p1), ("p1′", p1_prime)], [("p2", p2)], [("p3", p3)])
     return [

@@ -65,7 +65,7 @@ class GallerySample(NamedTuple):
 
 
 def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
-    """Writes the page; `command` is the typed command line.
+    """Writes the page; `command` is the command line.
 
     Raises UsageError for shards that training would refuse, another file of that name, models that cannot be loaded,
     and too few images.

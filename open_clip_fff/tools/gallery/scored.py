@@ -22,13 +22,13 @@ class ScoredPair(NamedTuple):
     image: int  # its number in the sample
     other: int  # that of the caption's image
     caption: int  # its number among that image's captions
-    cosine: float  # by which it was the hardest
+    cosine: float  # the cosine by which it was the hardest
     q: float  # P(match)
     label: int  # +1 a positive, 0 ignored, -1 a negative
 
 
 class ScoredSample(NamedTuple):
-    """The hardest pairs of a sample: each image's caption, each caption's image; pairs below the gate."""
+    """A sample's hardest pairs: each image's caption, each caption's image; and how many are below the gate."""
 
     by_image: list[ScoredPair]
     by_caption: list[ScoredPair]
@@ -48,10 +48,10 @@ def score_batch(
     settings: ConnectionSettings,
     start: int = 0,
 ) -> ScoredSample:
-    """Finds a batch's hardest pairs as training does, by `features`, and scores those above --match-gate by `gate`'s.
+    """Finds a batch's hardest pairs by `features`, as training does; scores those that pass --match-gate by `gate`.
 
-    Both are of the same B images, each with up to K captions and a crop, uint8 [3, H, W]; `start` is the number of the
-    first one in the sample. The scorer's discriminator takes images in [0, 1].
+    Both are features of the same B images, each with up to K captions and a crop, uint8 [3, H, W]; `start` is the
+    number of the first image in the sample. The scorer's discriminator takes images in [0, 1].
     """
     assert features.image is not None
     hardest, above_gate = hardest_negatives(features.image, features.text, features.ids, features.valid), None
@@ -88,5 +88,5 @@ def threshold_distance(pair: ScoredPair, settings: ConnectionSettings) -> float:
 
 
 def nearest_to_thresholds(pairs: list[ScoredPair], settings: ConnectionSettings, show: int) -> list[ScoredPair]:
-    """The `show` pairs nearest to a threshold, these first."""
+    """The `show` pairs nearest to a threshold, nearest first."""
     return sorted(pairs, key=lambda pair: threshold_distance(pair, settings))[:show]

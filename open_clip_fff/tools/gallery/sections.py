@@ -19,7 +19,7 @@ SCORE_BINS = 50
 
 
 def mined_sections(mined: MinedSample, builder: RowBuilder, batch: int) -> list[GallerySection]:
-    """What Eq. 1 mined, and what is just below the thresholds; counts are converted to batches of N = `batch`."""
+    """Pairs that Eq. 1 mined, and those just below the thresholds; counts are converted to batches of N = `batch`."""
     return [
         GallerySection(
             key="mined",

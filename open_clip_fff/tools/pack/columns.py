@@ -1,4 +1,4 @@
-"""Which columns of a table hold what: as typed, or guessed by common names."""
+"""The columns of a table for images, captions and more: as given, or guessed by common names."""
 
 import re
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ PATH_NAMES = (
 INLINE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "bytes")
 URL = re.compile(r"https?://")
 IN_BASE64 = " has images in base64: write them as files, or as bytes into a parquet"
-BASE64 = re.compile(r"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD")  # how images begin in it
+BASE64 = re.compile(r"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD")  # how base64 of images begins
 IMAGE_OR_URL = re.compile(r"^https?://|\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
 
 
 def choose_columns(table: SourceTable, typed: ColumnNames, image: bool = True) -> tuple[ColumnNames, list[str]]:
-    """The typed columns of a table, and guesses for the image (unless it is off) and captions that were not typed.
+    """The given columns of a table, and guesses for the image column (unless it is off) and captions if not given.
 
-    Returns the exact names, and a line for each that was typed without the spaces around its name.
+    Returns the exact names, and a line for each name that was given without its surrounding spaces.
 
     Raises UsageError for a column that does not exist or fit, or no column of images.
     """
@@ -82,18 +82,18 @@ def image_column(table: SourceTable) -> str | None:
 
 
 def check_column(table: SourceTable, flag: str, name: str) -> str:
-    """The exact name of a typed column. Raises UsageError if there is none."""
+    """The exact name of a given column. Raises UsageError if there is none."""
     read = f", read with --csv-separator {table.separator!r}" if len(table.columns) == 1 and table.separator else ""
     return find_column(flag, name, table.columns, table.name, read)
 
 
 def own_columns(names: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """The columns that captions are in: the name itself, or what stands before a dot, as in `sentences.raw`."""
+    """The columns that hold captions: the name itself, or the part before a dot, as in `sentences.raw`."""
     return [name if name in columns else name.partition(".")[0] for name in names]
 
 
 def columns_line(table: SourceTable, typed: ColumnNames, columns: ColumnNames) -> str:
-    """Which columns are read, and which of them were guessed."""
+    """A line on the columns that are read, and which of them were guessed."""
     parts = [table.layout] if table.layout else []
     if columns.image:
         inside = "images in" if columns.image in table.inline else "images by"
@@ -116,12 +116,12 @@ def unused_columns(table: SourceTable, columns: ColumnNames, *others: str) -> li
 
 
 def _guess_captions(columns: Sequence[str]) -> tuple[str, ...]:
-    """A common name among the columns, else those that are numbered, as `caption_0`, `caption_1`."""
+    """A common name among the columns, else numbered columns, such as `caption_0`, `caption_1`."""
     numbered = (name for name in columns if re.fullmatch(r"captions?[\W_]*\d+", name.strip(), re.IGNORECASE))
     return _guess(columns, CAPTION_NAMES) or tuple(numbered)
 
 
 def _guess(columns: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
-    """The first of some common names among the columns, of which some have spaces or hyphens, as `Image Path`."""
+    """The first common name among the columns, whose names may have spaces or hyphens, such as `Image Path`."""
     by_lower = {re.sub(r"[\s-]+", "_", column.strip().lower()): column for column in reversed(columns)}
     return tuple(by_lower[name] for name in names if name in by_lower)[:1]

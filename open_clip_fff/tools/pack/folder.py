@@ -79,7 +79,7 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
 def folder_rows(
     folder: Path, class_from_folder: bool, unused: UnusedFiles, out: Path | None = None
 ) -> Iterator[SourceRow]:
-    """A row per image below a folder. Paths with one key, such as `a/b.jpg` and `a_b.png`, have one identity.
+    """A row per image below a folder. Paths with the same key, such as `a/b.jpg` and `a_b.png`, share an identity.
 
     With `class_from_folder` the folder directly below it is the class; `unused` gets files that belong to no image. The
     output folder `out` is skipped.
@@ -97,8 +97,8 @@ def folder_rows(
 def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -> Item:
     """The sample of an image with the files beside it: `NAME.txt` or `NAME.jpg.txt`, a caption a line, and `NAME.json`.
 
-    All fields of the json are kept; those of `json_keys` are captions. `captions`, if there are none of them there,
-    becomes `unused_captions`. Raises SkipSample if a file cannot be read.
+    Keeps all fields of the json; those of `json_keys` are captions. A field `captions` that holds none of them is
+    renamed to `unused_captions` if it or any caption has text. Raises SkipSample if a file cannot be read.
     """
     image = folder / os.fsdecode(row["image"])
     try:
@@ -138,7 +138,7 @@ def _names_files(file: Path) -> bool:
 
 
 class NamedImages:
-    """Notes which images the rows of a list name, eight bytes each, to find images below `folder` without a row."""
+    """Notes the images that a list's rows name, eight bytes each, to find images below `folder` without a row."""
 
     def __init__(self, folder: Path, files: Sequence[str], out: Path) -> None:
         self._folder, self._files, self._out, self._named = folder, files, out, array("q")
@@ -161,5 +161,5 @@ class NamedImages:
 
 
 def joined_path(start: str, path: str) -> str:
-    """A path of a table in the folder `start`, as one from the ImageFolder."""
+    """A path relative to a table in the folder `start`, as a path relative to the ImageFolder."""
     return posixpath.normpath(posixpath.join(start, path)) if path else ""

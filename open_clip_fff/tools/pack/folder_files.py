@@ -70,8 +70,8 @@ def images_below(
 ) -> Iterator[Path]:
     """Images in a folder and below, folder by folder, in the order of names; no hidden files.
 
-    Links to a folder's parents are not followed, the output folder `out` is skipped, and `unused` gets other files, but
-    those that are `known`, and with `beside` those that are named after an image, as in `files_beside`.
+    Links to a folder's parents are not followed, and the output folder `out` is skipped. `unused` gets all other files
+    except `known` ones and, with `beside`, files named after an image, as in `files_beside`.
 
     Raises UsageError if a folder cannot be read.
     """
@@ -116,7 +116,7 @@ def _inode(folder: Path) -> tuple[int, int]:
 
 
 def entries_of(folder: Path) -> list[tuple[str, bool]]:
-    """Names in a folder, and whether each is a folder; no hidden ones, and not those that macOS zips beside.
+    """Names in a folder, and whether each is a folder; without hidden entries, and those that macOS adds to zips.
 
     Raises UsageError if it cannot be read.
     """

@@ -32,7 +32,7 @@ class Item(NamedTuple):
 
 
 class SkipSample(Exception):
-    """A sample cannot be packed, and why, in the same few words for all samples of a kind."""
+    """A sample cannot be packed; the reason has the same few words for all samples of a kind."""
 
 
 class PreparedImage(NamedTuple):
@@ -67,7 +67,7 @@ def image_content(image: bytes | Path) -> bytes:
     if isinstance(image, bytes):
         return image
     try:
-        if image.exists() and not image.is_file():  # a named pipe would be waited for
+        if image.exists() and not image.is_file():  # reading a named pipe would block
             raise OSError(f"{image} is no file")
         return image.read_bytes()
     except FileNotFoundError as error:
@@ -79,8 +79,8 @@ def image_content(image: bytes | Path) -> bytes:
 def prepare_image(content: bytes, settings: ImageSettings) -> PreparedImage:
     """An image's own bytes, or those of a smaller one.
 
-    GIF, BMP and TIFF, which training does not read in tars, are re-encoded at their own size. What is re-encoded is
-    rotated as its EXIF says, and is RGB. Raises SkipSample if it cannot be read, or is too small.
+    GIF, BMP and TIFF, which training does not read in tars, are re-encoded at their own size. Re-encoded images are
+    rotated by their EXIF, and are RGB. Raises SkipSample if it cannot be read, or is too small.
     """
     if content.startswith(POINTER):
         raise SkipSample(f"no image: {POINTER_NOTE}")
@@ -109,7 +109,7 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     width, height = (round(2 * scale * side) for side in image.size)
     image.draft(None, (width, height))  # decodes a JPEG at a fraction of its size
-    image.getexif()  # keeps the rotation; of the bytes Pillow would write all tags again, and raise for damaged ones
+    image.getexif()  # keeps the rotation; from the bytes Pillow would rewrite all tags, and raise for damaged ones
     image.info.pop("exif", None)
     image = to_rgb(ImageOps.exif_transpose(image))
     scale = size / min(image.size)

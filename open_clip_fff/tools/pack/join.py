@@ -24,7 +24,7 @@ class Joined(NamedTuple):
     rows: int
 
     def into(self, members: Mapping[str, bytes]) -> dict[str, bytes]:
-        """The member `json` with these texts, but the raw one, added to its `captions`; empty if it cannot be read."""
+        """The member `json` with these texts, but for the raw one, added to its `captions`; empty if unreadable."""
         try:
             fields = fields_of(members.get("json"))
             captions, raw = listed_texts(fields.get("captions")), listed_texts(members.get("txt"))
@@ -64,17 +64,17 @@ class PerShard(Sidecar):
 class OneTable:
     """Joins one table, with a row per identity and sorted by it, to all shards.
 
-    They are joined by a `field` of the samples' json; None for the key.
+    Joins by a `field` of the samples' json; None for the key.
     """
 
     def __init__(self, rows: RowFile, name: str, field: str | None) -> None:
         self.rows, self.name, self.field = rows, name, field
 
     def check(self, shard: str) -> None:
-        """There is one table for all."""
+        """Nothing to check: one table serves all shards."""
 
     def value(self, sample: Mapping[str, Any]) -> str | None:
-        """What a sample is joined by; None if it lacks the field."""
+        """The value by which a sample is joined; None if it lacks the field."""
         if self.field is None:
             return str(sample["__key__"])
         value = (fields_or_none(sample.get("json")) or {}).get(self.field)
@@ -122,7 +122,7 @@ def check_join(join: Join, shards: Sequence[str]) -> None:
             ]
             break
     else:
-        return  # none can be read, which is reported shard by shard
+        return  # no shard can be read, which is reported for each
     if samples:
         join.check_any(shard, samples)
 

@@ -33,10 +33,10 @@ class SourceKind(NamedTuple):
 
 
 def detect_kind(source: str, flag: str = "SOURCE", table: bool = False) -> SourceKind:
-    """Detects what a source is, a table where other flags mean one; `flag` named it.
+    """Detects what a source is; `flag` named it. `table` says that other flags imply a table.
 
     A folder is shards if it holds tars; a table if it is an ImageFolder, or holds parquets with images or paths of
-    existing ones; else images.
+    existing images; else a folder of images.
 
     Raises UsageError if it does not exist, or is none of these.
     """
@@ -70,7 +70,7 @@ def detect_kind(source: str, flag: str = "SOURCE", table: bool = False) -> Sourc
 
 
 def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
-    """The files directly in a folder, by name. Raises UsageError for a link to one that is not there."""
+    """The files directly in a folder, by name. Raises UsageError for a broken link."""
     files = sorted(str(file) for file in folder.glob(f"*{suffix}") if not file.is_dir())
     if lost := next((file for file in files if not os.path.exists(file)), None):
         raise UsageError(f"{lost} is a link to a file that is not there; remove it, or name the others with braces")
@@ -78,7 +78,7 @@ def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
 
 
 def _has_images(file: str, folder: Path) -> bool:
-    """Whether a table has images or paths of existing ones; img2dataset's tables beside images have neither."""
+    """Whether a table has images or paths of existing images; img2dataset's tables beside images have neither."""
     try:
         table = SourceTable([file])
         if (column := image_column(table)) is None:

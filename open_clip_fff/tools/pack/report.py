@@ -1,4 +1,4 @@
-"""What packing prints: what it would do, and at its end what joined and how to train on the shards."""
+"""What packing prints: in a dry run its plan, at its end what joined and how to train on the shards."""
 
 import json
 import shlex
@@ -73,7 +73,7 @@ def _size(source: SampleSource, samples: list[PackedSample], made: int) -> list[
     each = sum(sum(BLOCK + -(-len(x) // BLOCK) * BLOCK for x in sample.members.values()) for sample in samples)
     total, about = source.total(), "" if isinstance(source, ListedSource) else "about "
     size, shards = each / max(made, 1) * total, plural(len(source.shards), "shards")
-    if not total:  # remote shards are not counted
+    if not total:  # samples of remote shards are not counted
         return [f"there would be {shards}, with samples such as"]
     return [f"{about}{plural(total, 'samples')} would make {shards}, some {size / 2**20:,.1f} MiB, such as"]
 
@@ -110,7 +110,7 @@ def ending(folder: OutFolder, source: SampleSource) -> list[str]:
         return [*lines, "no sample has a caption: training needs some, of open-clip-fff caption, --captions or a table"]
     held = braces(stem for stem, found in records.items() if found is None or found.counts[IMAGES])
     missing = len(source.shards) - len(done)
-    if missing and len(held) > MOST_NAMES:  # every eighth shard, say, of a share
+    if missing and len(held) > MOST_NAMES:  # e.g. every eighth shard, for a share
         return [*lines, f"{plural(missing, 'shards')} missing: once they are there, training's flags stand here"]
     flags = ["--train-data", "::".join(f"{folder.path}/{name}.tar" for name in held)]
     flags += ["--train-num-samples", str(usable)]
@@ -135,7 +135,7 @@ def _join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) ->
 
 
 def unread_texts(samples: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
-    """Lines on json fields with text that no key of captions names, as in `field_values`, and on other such members."""
+    """Lines on json fields with text, and other members, that no caption key names (as in `field_values`)."""
     fields, others, number = Counter[str](), Counter[str](), 0
     for sample in samples:
         number += 1

@@ -29,7 +29,7 @@ Order = Literal["identity"] | int | None
 
 @dataclass(frozen=True)
 class Listing:
-    """What a list is made of, and how: `repeats` and `order` are those of `arrange`."""
+    """The contents of a list, and how it is made: `repeats` and `order` are as in `arrange`."""
 
     rows: Iterator[SourceRow]  # of the source; iterated once at most
     columns: Sequence[str]  # names of the caption columns
@@ -41,7 +41,7 @@ class Listing:
 
 
 def make_list(path: Path, listing: Listing, share: Share) -> RowFile:
-    """The list at a path; one process, torchrun's first one, writes it if it does not exist, and the others wait.
+    """The list at a path. One process, under torchrun the first, writes it if it does not exist; the others wait.
 
     Raises UsageError if the source cannot be read, or the list cannot be written.
     """
@@ -63,7 +63,7 @@ def make_list(path: Path, listing: Listing, share: Share) -> RowFile:
 
 def _write(file: BinaryIO, folder: Path, listing: Listing, shown: bool) -> None:
     bar = progress(listing.rows, "listing", total=listing.about or None, unit=" rows", disable=not shown)
-    with tempfile.TemporaryFile(dir=folder) as first, bar:  # it has no name, and disappears with this process
+    with tempfile.TemporaryFile(dir=folder) as first, bar:  # without a name, so it disappears with this process
         write_rows(bar, listing.columns, first)
         first.flush()
         notes = {READ: listing.read(), UNUSED: listing.unused()}
@@ -75,9 +75,9 @@ def arrange(
 ) -> None:
     """Writes rows in the order in which they are packed, with one batch and some 50 bytes a row in memory.
 
-    Rows of one identity become one by `join`, with the captions of all and the rest of the first; `rename` appends a
-    hash of the image's path to their keys. The order is that of the first rows, or by `identity`, which must be joined,
-    or random by a seed. `notes` are lines by name, for `RowFile.notes`.
+    For `repeats`, `join` merges the rows of one identity: the captions of all, everything else from the first row.
+    `rename` appends a hash of the image's path to their keys. `order`: None keeps that of the first rows, `identity`
+    sorts by it (with `join`), a seed shuffles. `notes` are lines by name, for `RowFile.notes`.
     """
     identities = rows.identities
     values, counts = np.unique(identities, return_counts=True)

@@ -1,4 +1,4 @@
-"""Rows of what is packed or joined in a memory-mapped arrow file."""
+"""Rows of images or captions to pack, in a memory-mapped arrow file."""
 
 import json
 import mmap
@@ -18,8 +18,8 @@ CAPTIONS = "captions of "  # prefix of a caption column's name in the file
 class SourceRow(NamedTuple):
     """One row of a source."""
 
-    identity: int  # int64 hash of the image, or of what captions are joined by
-    key: str  # the sample's key; of captions, what they are joined by
+    identity: int  # int64 hash of the image, or of the value by which captions are joined
+    key: str  # the sample's key; for captions, the value by which they are joined
     image: bytes = b""  # the image's path in the file system's encoding; empty for none
     captions: Sequence[list[str]] = ()  # texts by caption column
     label: str | None = None  # the name of the class

@@ -50,7 +50,7 @@ class ImageSettings(Settings):
 
 @dataclass(frozen=True)
 class ColumnNames(Settings):
-    """A table's columns as typed; None and () for those to be guessed."""
+    """A table's columns as given; None and () for columns to be guessed."""
 
     group = TABLE
 
@@ -111,7 +111,7 @@ class PackSettings(Settings):
     join: str = setting("join", "key", "by the key, or the json's url", choices=("key", "url"), group=SHARDS)
 
     def kept(self) -> dict[str, object]:
-        """What the shards depend on, by flag, as json."""
+        """The settings on which the shards depend, by flag, as json."""
         values: dict[str, Any] = {"layout": LAYOUT, "SOURCE": self.source}
         for owner in (self.columns, self, self.images):
             values |= {as_flag(flag): getattr(owner, x.name) for flag, x in fields_by_flag(type(owner)).items()}

@@ -26,7 +26,7 @@ CAPTIONS = "captions.arrow"  # the list of captions, in the output folder
 
 
 def prepare_shards(settings: PackSettings, kind: SourceKind) -> PreparedSource:
-    """Checks shards, and captions that are joined to them. Raises UsageError for what cannot work."""
+    """Checks shards, and captions that are joined to them. Raises UsageError if they cannot be packed."""
     _check_images(kind.files[0])
     lines, opened = _join(settings, kind) if settings.captions else ([], lambda lists, share: None)
 

@@ -1,4 +1,4 @@
-"""What is packed, shard by shard; folder.py, table.py and shards.py prepare a source each."""
+"""The sources of packing, shard by shard; folder.py, table.py and shards.py each prepare one."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -26,7 +26,7 @@ RUNS = 8  # of consecutive rows that a dry run reads of a table with images
 
 
 class ListedSource:
-    """The rows of the list of a table or folder of that name, `per_shard` of them a shard.
+    """The listed rows of the table or folder `name`, `per_shard` to a shard.
 
     Args:
         item: makes a sample of a row.
@@ -34,7 +34,7 @@ class ListedSource:
         with_images: adds to rows the images that are in the table itself; None if rows have paths.
         read_keys: json fields of the source that captions are read from; None if it has no json.
 
-    `shards` are what each shard is made of, by the stem of its file.
+    `shards` names the samples of each shard, by the stem of its file.
     """
 
     json_keys: tuple[str, ...] = ("captions",)  # json fields with captions in the shards
@@ -58,7 +58,7 @@ class ListedSource:
         self._part_of = dict(zip(names, parts, strict=True))
 
     def size(self, shard: str) -> int:
-        """How many samples a shard has, by what it is made of; 0 if unknown."""
+        """How many samples a shard has; `shard` is a value of `shards`. 0 if unknown."""
         return len(self._part_of[shard])
 
     def samples(self, shard: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -67,7 +67,7 @@ class ListedSource:
         return self._at(np.arange(part.start, part.stop))
 
     def examples(self, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Some samples that stand for all: evenly spread, in a few runs if each row with an image costs a row group."""
+        """Representative samples: evenly spread, in a few runs if reading an image costs a whole row group."""
         run = 1 if self._with_images is None else count // RUNS
         starts = np.linspace(0, max(len(self.rows) - run, 0), count // run).astype(np.int64)
         numbers = np.unique(starts[:, None] + np.arange(run))
@@ -94,7 +94,7 @@ class ListedSource:
 
 
 class ShardSource:
-    """Samples of shards, each of which makes one of the same name; `join` finds more captions.
+    """Samples of shards; each shard makes one of the same name. `join` finds more captions.
 
     It has the methods of `ListedSource`.
     """
@@ -154,7 +154,7 @@ SampleSource = ListedSource | ShardSource
 
 
 class PreparedSource(NamedTuple):
-    """Lines on what was detected, and a function that opens the source, given a folder for lists and a share."""
+    """Lines on the detected source, and a function that opens it, given a folder for lists and a share."""
 
     lines: list[str]
     open: Callable[[Path, Share], SampleSource]

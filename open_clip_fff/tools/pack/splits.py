@@ -1,4 +1,4 @@
-"""Train and test that are packed together, as names of files and folders tell."""
+"""Warns of train and test splits that are packed together, judged by names of files and folders."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 SPLITS = {"train", "val", "valid", "validation", "dev", "test"}
-_NUMBER = re.compile(r"[-_.]?\d")  # what is behind it does not belong to a name
+_NUMBER = re.compile(r"[-_.]?\d")  # the name of a split ends before it
 
 
 def mixed_folders(folders: Iterable[Path]) -> list[str]:

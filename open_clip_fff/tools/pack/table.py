@@ -131,10 +131,11 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
 def table_rows(
     table: SourceTable, columns: ColumnNames, by_content: bool, starts: Sequence[str], nested: Counter[str]
 ) -> Iterator[SourceRow]:
-    """A row per row; its key is its number, from 0.
+    """A `SourceRow` per row of the table; its key is its number, from 0.
 
-    With `by_content` images in the table are read, to find rows of one image. `starts` are, for each file, the folder
-    of its relative paths; empty if all have the same. `nested` counts texts in objects of caption columns, by path.
+    With `by_content` images in the table are read, to find rows of the same image. `starts` has, for each file, the
+    folder of its relative paths; empty if all files have the same. `nested` counts texts in objects of caption columns,
+    by path.
 
     Raises UsageError if the table cannot be read, or holds neither images nor paths in their column.
     """
@@ -183,14 +184,14 @@ def image_at(cell: object, table: SourceTable, column: str) -> CellImage:
 
 
 def joined_rows(table: SourceTable, columns: ColumnNames, by: str) -> Iterator[SourceRow]:
-    """A row per row of captions that join samples by a column. Raises UsageError as the table."""
+    """A `SourceRow` per row of captions that are joined by the column `by`. Raises UsageError as the table."""
     for _, _, cells in table.rows([by, *own_columns(columns.captions, table.columns)]):
         key = "".join(cell_text(cells[by]))
         yield SourceRow(text_hash(key), key, captions=[captions_at(cells, name) for name in columns.captions])
 
 
 def captions_at(cells: Cells, name: str) -> list[str]:
-    """The captions of a row in a column, or in objects there by a path, as `sentences.raw`."""
+    """A row's captions in a column, or, by a path such as `sentences.raw`, in the objects of a column."""
     if name in cells:
         return caption_texts(cells[name])
     head, _, path = name.partition(".")
@@ -198,14 +199,14 @@ def captions_at(cells: Cells, name: str) -> list[str]:
 
 
 def nested_texts(cells: Cells, name: str) -> list[str]:
-    """Paths of texts in the objects of a caption column, which are no captions of it."""
+    """Paths of texts in the objects of a caption column, which are not read as captions."""
     value = _as_object(cells.get(name))
     objects = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict)]
     return list(dict.fromkeys(f"{name}.{key}" for each in objects for key, text in each.items() if texts_of(text)))
 
 
 def _as_object(cell: object) -> object:
-    """A cell, or what its json says."""
+    """A cell, or the value of the json in it."""
     if isinstance(cell, str) and cell.lstrip().startswith(("{", "[")):
         with suppress(ValueError, RecursionError):
             return json.loads(cell)

@@ -1,1 +1,1 @@
-"""HTML pages that need nothing but themselves: one base, one style, also of their figures."""
+"""Self-contained HTML pages: one base, one style, also for their figures."""

@@ -9,7 +9,7 @@ INK, FAINT = "#333333", "#dddddd"
 
 
 def plain(axes: Any, grid: str | None = None) -> None:
-    """Takes all lines of matplotlib's axes but a faint one at the bottom, and draws a grid for `x`, `y` or `both`."""
+    """Removes the axes' spines except a faint one at the bottom, and draws a grid for `x`, `y` or `both`."""
     if grid is not None:
         axes.grid(axis=grid, color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)

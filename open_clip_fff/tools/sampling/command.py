@@ -1,4 +1,4 @@
-"""What analyze, calibrate and gallery start and end with: shards, device, output folder, unreadable shards."""
+"""Start and end of analyze, calibrate and gallery: shards, device, output folder, unreadable shards."""
 
 import argparse
 import sys
@@ -16,11 +16,11 @@ from open_clip_fff.devices import or_best, usable
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.tools.sampling.draw import SampleDraw
 
-HEAD = 4096  # bytes of a file, in which it says what it is
+HEAD = 4096  # bytes of a file in which its mark is searched
 
 
 def is_own(out: Path, mark: str) -> bool:
-    """Whether a file has, near its beginning, a text by which it is known as an earlier start's.
+    """Whether a file has `mark` near its beginning, which shows that an earlier start wrote it.
 
     Raises UsageError if it cannot be read.
     """
@@ -34,7 +34,7 @@ def is_own(out: Path, mark: str) -> bool:
 def check_earlier(out: Path, names: Sequence[str], mark: str, what: str) -> None:
     """Raises UsageError if a folder has files of these names that are not of an earlier `what`.
 
-    The first is known by `mark`, and the others by the first: it is written first, whatever ends the writing.
+    `mark` identifies the first of the files, and the first identifies the others: it is written before them.
     """
     there = [name for name in names if (out / name).exists()]
     if there and not is_own(out / names[0], mark):
@@ -44,7 +44,7 @@ def check_earlier(out: Path, names: Sequence[str], mark: str, what: str) -> None
 def open_shards(
     args: argparse.Namespace, plan: Plan, folder: Path, any_number_of_captions: bool = False
 ) -> tuple[Plan, list[str], torch.device]:
-    """The plan as the shards complete it, their urls, and the device; makes the output folder before the work.
+    """The plan completed by the shards, their urls, and the device; makes the output folder before the work.
 
     `args` have the parsed `training` flags, `out` and `device`. With `any_number_of_captions` images may have fewer
     captions than the plan's K.

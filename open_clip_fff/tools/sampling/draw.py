@@ -16,14 +16,14 @@ from open_clip_fff.tools.shards.tars import sample_starts
 class SampleDraw:
     """Undecoded samples of some shards, the same at each pass and for the same seed.
 
-    So many `images` are drawn, or all if there are fewer, of at most so many `shards`. Of a local tar only those that
-    are drawn are read; another shard is read once to count its samples, and up to the last one drawn at each pass.
+    Draws `images` samples, or all if there are fewer, from at most `shards` shards. From a local tar only drawn samples
+    are read. Any other shard is read once to count its samples, and up to the last drawn one at each pass.
 
     Attributes:
         indices: of the samples in their shards, ascending, by url.
         unreadable: why a shard could not be read to its end, by url.
-        sidecars: of captions and features, by which `SampleReader` reads the samples.
-        damage: an error of each sample that it read without some of its captions.
+        sidecars: the sidecars of captions and features with which `SampleReader` reads the samples.
+        damage: an error for each sample that was read without some of its captions.
     """
 
     def __init__(self, urls: Sequence[str], images: int, seed: int, shards: int = SHARDS) -> None:
@@ -66,7 +66,7 @@ class SampleDraw:
         return shards + [line for sidecar in self.sidecars for line in sidecar.damaged.values()]
 
     def warnings(self) -> list[str]:
-        """The same, and a line on samples that were read without some of their captions."""
+        """The lines of `lost`, and one on samples that were read without some of their captions."""
         what = "images with captions that cannot be read"
         return self.lost() + [f"{plural(len(self.damage), what)}, first {first}" for first in self.damage[:1]]
 

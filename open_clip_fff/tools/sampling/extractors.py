@@ -19,7 +19,7 @@ from open_clip_fff.models.sentences import SentenceModel, SentenceTower, load_se
 class FeatureExtractor(ABC):
     """Makes features of images and captions."""
 
-    stored: FeatureReader | None = None  # the reader of stored features, which the rows must then have; None otherwise
+    stored: FeatureReader | None = None  # reads stored features, which rows must then have; None for none
 
     def preprocess(self, image: Image) -> Tensor:
         """The model's input, [3, H, W]; empty, [0], if images are not embedded."""
@@ -68,7 +68,7 @@ class SentenceExtractor(FeatureExtractor):
 
 
 def load_extractor(plan: Plan, device: torch.device | str = "cpu") -> FeatureExtractor:
-    """The extractor that a plan of training mines with. Raises UsageError if the model cannot be loaded.
+    """The extractor with which a training plan mines. Raises UsageError if the model cannot be loaded.
 
     Raises ValueError if the trained model itself mines, or nothing does.
     """

@@ -31,7 +31,7 @@ def parse_sample(
     fixed: Mapping[str, object] | None = None,
     ignored: Sequence[str] = (),
 ) -> tuple[argparse.Namespace, Plan]:
-    """The command's own flags, with OpenCLIP's as `training` and what they say about the batch, and the plan.
+    """The command's own flags, with OpenCLIP's as `training` and the batch size from these, and the plan.
 
     `least` are the minima of numbers, by flag. Other arguments and errors are `training_plan`'s.
     """

@@ -1,4 +1,4 @@
-"""Match scores outside of training: of images' centre crops, and of captions truncated as in training."""
+"""Match scores outside of training, for centre crops of images, and captions truncated as in training."""
 
 from collections.abc import Callable, Mapping, Sequence
 

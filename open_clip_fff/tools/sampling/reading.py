@@ -28,7 +28,7 @@ THUMBNAIL, QUALITY = 176, 80  # pixels of the longer side, and JPEG quality
 class SampleChunk(NamedTuple):
     """Consecutive images of a sample."""
 
-    samples: list[DecodedSample[Any]]  # keys, shards and captions; as `image` what the reader's `keep` returned
+    samples: list[DecodedSample[Any]]  # keys, shards and captions; `image` is what the reader's `keep` returned
     features: list[MiningFeatures]  # by extractor
 
 
@@ -37,7 +37,7 @@ class SampleReader:
 
     Args:
         captions: where captions are, and which of them reach a batch.
-        extractors: if one reads stored features, samples without them are skipped.
+        extractors: if one of them reads stored features, samples without these are skipped.
         keep: what to keep of each image; None for nothing, and no decoding where all features are stored.
         seed: of the captions drawn by the policy `sample`.
 
@@ -64,7 +64,7 @@ class SampleReader:
             return keep and keep(image), [extractor.preprocess(image) for extractor in self.extractors]
 
         stored = next((each.stored for each in self.extractors if each.stored is not None), None)
-        # stored features are those of images that could be decoded
+        # stored features exist only for images that could be decoded
         pixels = keep is not None or any(each.stored is None for each in self.extractors)
         read = read_image if pixels else open_image
         reader, self._damage = CaptionReader(captions), draw.damage

@@ -1,4 +1,4 @@
-"""open-clip-fff scale: time, disk and money that a data set takes, from what a sample of it took."""
+"""open-clip-fff scale: time, disk and money for a data set, extrapolated from a sample."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Step:
 
     name: str  # of the step
     rate: float | None = None  # images per second of one GPU (or process); None for no time
-    bytes_per_image: float | None = None  # that it writes; None for nothing
+    bytes_per_image: float | None = None  # bytes that it writes per image; None for nothing
     visits: float = 1.0  # how often it sees each image
 
 

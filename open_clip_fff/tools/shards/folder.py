@@ -54,8 +54,8 @@ class OutFolder:
     Args:
         path: the folder, made if it does not exist.
         suffix: of the files, with the dot.
-        settings: what the files depend on, as json; a folder with other settings is refused. In a group of them, a
-            dictionary, those count that `settings` has: an earlier version may have written more.
+        settings: what the files depend on, as json; a folder with other settings is refused. Of a group (a dictionary)
+            only keys in `settings` are compared: an earlier version may have written more.
 
     Raises:
         UsageError: if it has other settings, or cannot be written.
@@ -84,7 +84,7 @@ class OutFolder:
     def is_done(self, stem: str, source: str) -> bool:
         """Whether a shard's file exists.
 
-        Raises OneRankError if it was made of another source, of one of another size, or by something else.
+        Raises OneRankError if it was made from another source, from one of another size, or without a record.
         """
         file = self.file(stem)
         if not file.exists():
@@ -115,12 +115,12 @@ class OutFolder:
         return {stem: self.record(stem) for stem in stems if self.file(stem).exists()}
 
     def write_record(self, stem: str, record: ShardRecord) -> None:
-        """Must come before the shard's file is renamed."""
+        """Writes a shard's record; must come before the shard's file is renamed."""
         write_atomically(record_path(self.path, stem), record.text())
 
 
 def as_utf8(key: str) -> str:
-    """A key; of one that is not UTF-8 the odd bytes are escaped."""
+    """A key; bytes that are not UTF-8 are escaped."""
     return key.encode(errors="backslashreplace").decode()
 
 
@@ -144,7 +144,7 @@ def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:
 
 
 def check_out(out: Path) -> None:
-    """Raises UsageError for a folder's name that training's flags would read as others'."""
+    """Raises UsageError for a folder's name that training's flags would misread."""
     if (read := expand_shards(str(out), "--out")) != [str(out)]:
         fix = f"name a folder without {BETWEEN}, backslash and ranges in braces"
         raise UsageError(f"--out {out}: training would read {' and '.join(read[:3])}; {fix}")
@@ -157,7 +157,7 @@ def refuse_input_folder(out: Path, urls: Iterable[str]) -> None:
 
 
 def _common(theirs: object, ours: object) -> object:
-    """A setting, and of a group those that `ours` has."""
+    """A setting; of a group only the keys in `ours`."""
     if not isinstance(theirs, dict) or not isinstance(ours, dict):
         return theirs
     return {name: value for name, value in theirs.items() if name in ours}

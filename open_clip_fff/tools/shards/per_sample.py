@@ -1,4 +1,4 @@
-"""What a model gives for each sample of a shard: from batches of them to a parquet, or a copy of the shard."""
+"""A model's results for each sample of a shard: from batches of samples to a parquet, or a copy of the shard."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -27,10 +27,10 @@ T = TypeVar("T")
 def usable_batches(
     samples: Iterator[K | SkippedSample], size: int, record: ShardRecord, tick: Callable[[int], None]
 ) -> Iterator[list[K]]:
-    """Those of each `size` samples that can be used; `record` notes the others.
+    """The usable ones of each `size` samples; `record` notes the others.
 
-    Results are found by key, which has to be text: those of the first sample of a key are not another's, even if that
-    one cannot be used. After each batch `tick` gets how many samples it was made of.
+    Results are found by key, which has to be UTF-8. Only the first sample of a key counts, even if it cannot be used.
+    After each batch `tick` gets the number of samples read for it.
     """
     keys = set[str]()
     while some := list(islice(samples, size)):
@@ -52,7 +52,7 @@ def usable_batches(
 def write_sidecar(
     file: BinaryIO, found: Iterable[tuple[str, object]], column: pa.Field, metadata: Mapping[bytes, bytes] | None = None
 ) -> None:
-    """Writes a parquet with the column `key`, and `column` with what was found for that key."""
+    """Writes a parquet with the column `key`, and `column` with the result for that key."""
     rows = list(found)
     schema = pa.schema([(KEY, pa.string()), column], metadata)
     pq.write_table(pa.table([[key for key, _ in rows], [value for _, value in rows]], schema=schema), file)
@@ -64,9 +64,9 @@ def write_copy(
     found: Iterable[tuple[str, T]],
     changes: Callable[[dict[str, bytes], T | None], Mapping[str, bytes]],
 ) -> None:
-    """Writes a tar with all samples of a shard, but those whose name leaves the folder.
+    """Writes a tar with all samples of a shard, except those whose name leaves the folder.
 
-    `changes` makes new members of a sample's own and of what was found for its key, None for nothing.
+    `changes` makes new members from a sample's own and the result for its key, None for no result.
 
     Raises UsageError if the shard cannot be read.
     """
@@ -74,5 +74,5 @@ def write_copy(
     with tar_writer(file) as tar:
         for sample in as_usage_errors(samples_to_copy(url), url):
             key, held = str(sample["__key__"]), members(sample)
-            value = new.pop(key, None)  # a repeated key's is the first sample's
+            value = new.pop(key, None)  # a result belongs to the first sample of its key
             tar.write({"__key__": key, **held, **changes(held, value)})

@@ -20,14 +20,15 @@ Work = Callable[[str, BinaryIO, Callable[[int], None]], ShardRecord]
 def process_shards(
     sources: Mapping[str, str], folder: OutFolder, share: Share, work: Work, size: Callable[[str], int] = count_samples
 ) -> int:
-    """Makes the missing files of this process's share, and prints what the folder holds then.
+    """Makes the missing files of this process's share, then prints what the folder holds.
 
-    A shard that cannot be read is named, and the others are done. Under torchrun all processes wait for the last one.
+    A shard that cannot be read is reported, and the others are processed. Under torchrun all processes wait for the
+    last one.
 
     Args:
-        sources: what each shard is made of, by the stem of its file.
-        work: makes a shard of its source: writes to a file, calls a function with the number of samples done, and
-            returns the record. Raises UsageError, with the source's name, if that cannot be read.
+        sources: the source of each shard, by the stem of its file.
+        work: makes a shard from its source: writes to a file, calls a function with the number of samples done, and
+            returns the record. Raises UsageError, with the source's name, if the source cannot be read.
         size: how many samples a source has, 0 if unknown, for the progress bar.
 
     Returns 0, or 1 if a process could not read a shard, or no shard holds anything. Raises UsageError if the folder
@@ -58,14 +59,14 @@ def process_shards(
             except UsageError as error:
                 failed.append(stem)
                 bar.write(f"left out: {error}", file=sys.stderr)
-            bar.total = round(done / number * len(missing)) or None  # as if all were as large as those so far
+            bar.total = round(done / number * len(missing)) or None  # estimated from the shards so far
     if shown:
         seconds = time.monotonic() - began
         speed = f"{plural(done, 'samples')} in {seconds:.0f} s: {done / max(seconds, 1e-9):,.1f} a second"
         print(speed + (", by this one of the processes" if share.count > 1 else ""), flush=True)
     all_failed: list[str] = [stem for part in share.gather(failed) for stem in part]
     nothing = False
-    if share.reports:  # this one reads the records of all, and its code is that of all
+    if share.reports:  # this process reads all records, and its exit code covers all
         records = folder.records(sources)
         print(summary(folder, sources, records, all_failed), flush=True)
         of_any = any(record is None or record.counts.total() for record in records.values())
@@ -91,7 +92,7 @@ def _write_shard(stem: str, source: str, folder: OutFolder, work: Work, tick: Ca
 def summary(
     folder: OutFolder, sources: Mapping[str, str], records: Mapping[str, ShardRecord | None], failed: list[str]
 ) -> str:
-    """What the folder holds of all shards, by any process; `records` are those of the shards that are there."""
+    """The folder's content, made by any process; `records` are those of the finished shards."""
     counts, left_out = Counter[str](), Counter[str]()
     for record in filter(None, records.values()):
         counts.update(record.counts)

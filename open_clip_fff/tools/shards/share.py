@@ -1,4 +1,4 @@
-"""Which shards are this process's, by torchrun's or srun's variables or by --share, and these commands' flags."""
+"""This process's share of the shards, by torchrun's or srun's variables or by --share; and these commands' flags."""
 
 import argparse
 import os
@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser, holds: str, device: bool = True) 
 
 @dataclass(frozen=True)
 class Share:
-    """One process's part of a list. It depends on the list alone: two processes never take the same shard."""
+    """One process's part of a list; since the list alone decides, two processes never take the same shard."""
 
     index: int = 0  # this process's number, from 0
     count: int = 1  # of processes
@@ -37,10 +37,10 @@ class Share:
 
     @classmethod
     def from_environment(cls, typed: str | None = None) -> "Share":
-        """As typed (`3/16`, from 0), or torchrun's or srun's, or everything.
+        """The share as given (`3/16`, from 0), or torchrun's or srun's, or everything.
 
         Raises:
-            UsageError: if malformed, or typed under torchrun.
+            UsageError: if malformed, or given under torchrun.
         """
         by_torchrun = {"RANK", "WORLD_SIZE"} <= set(os.environ)
         if typed is None:
@@ -49,7 +49,7 @@ class Share:
                 with as_mistake(f"{', '.join(names)}: no numbers in the environment", ValueError):
                     rank, size, local = (int(os.environ.get(name, "0")) for name in names)
                 return cls(rank, size, size > 1, local)
-            if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):  # a batch script, run once, has no step
+            if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):  # a batch script runs once, without a step
                 return cls(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"]))
             return cls()
         if by_torchrun:
@@ -61,7 +61,7 @@ class Share:
 
     @property
     def reports(self) -> bool:
-        """Whether this process prints what all have made: the first of torchrun's, or one that was started alone."""
+        """Whether this process prints the summary of all: torchrun's first, or one that was started alone."""
         return self.index == 0 or not self.together
 
     def of(self, items: Sequence[T]) -> list[T]:
@@ -73,7 +73,7 @@ class Share:
         return f"cuda:{self.local}" if name == "cuda" and self.together else name
 
     def gather(self, mine: Any) -> list[Any]:
-        """An object of each process in their order, after the last one is there; `[mine]` without torchrun."""
+        """Each process's object in order of rank; waits for the last process. `[mine]` without torchrun."""
         if not self.together:
             return [mine]
         import torch.distributed as dist

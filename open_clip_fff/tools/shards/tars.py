@@ -25,7 +25,7 @@ def tar_writer(file: BinaryIO) -> Iterator[wds.TarWriter]:
         yield writer
         writer.close()
     except BaseException:
-        writer.tarstream.fileobj.closed = True  # else it flushes, and fails, when it is collected
+        writer.tarstream.fileobj.closed = True  # else it flushes, and fails, at garbage collection
         raise
 
 
@@ -55,7 +55,7 @@ def as_json(fields: Mapping[str, object]) -> bytes:
 
 
 def samples_to_copy(url: str, record: ShardRecord | None = None) -> Iterator[dict[str, Any]]:
-    """A shard's samples, but those whose name leaves the folder, which `record` notes. Raises as `read_samples`."""
+    """A shard's samples, except those whose name leaves the folder, which `record` notes. Raises as `read_samples`."""
     for sample in read_samples([url]):
         if not leaves_folder(sample):
             yield sample
@@ -79,7 +79,7 @@ def keys_of(url: str) -> set[str]:
 def check_torn(flag: str, *urls: str) -> None:
     """Raises UsageError if files of one sample do not follow each other in a local tar, by its headers.
 
-    A key that is there twice, with an image each time, is no such sample.
+    A key that occurs twice, each time with an image, is no such sample.
     """
     for url in urls:
         with_image: dict[str, bool] = {}
@@ -94,9 +94,9 @@ def check_torn(flag: str, *urls: str) -> None:
 
 
 def sample_starts(url: str) -> tuple[list[int], str | None]:
-    """The byte at which each sample of a local tar starts, and why these are not all, None if they are.
+    """The byte at which each sample of a local tar starts, and why some are missing, None if none is.
 
-    There are none of a tar that is remote, compressed, or damaged from its beginning.
+    Empty for a tar that is remote, compressed, or damaged from its beginning.
     """
     starts: list[int] = []
     try:

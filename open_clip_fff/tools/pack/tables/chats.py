@@ -1,10 +1,10 @@
-"""Conversations about an image, as LLaVA's and as messages of chats: their answers are captions."""
+"""Conversations about an image, in LLaVA's form or as chat messages: the answers are captions."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 COLUMNS = ("conversations", "messages")  # LLaVA's [{"from", "value"}, …], and [{"role", "content"}, …]
-ANSWERS = frozenset({"gpt", "chatgpt", "assistant", "model"})  # those who describe the image
+ANSWERS = frozenset({"gpt", "chatgpt", "assistant", "model"})  # roles that describe the image
 CAPTIONS = "captions"  # the column that the answers become
 _IMAGE_TAG = re.compile(r"\s*<image>\s*")
 

@@ -21,10 +21,10 @@ class DocumentLayout(NamedTuple):
     """The layout of a document."""
 
     name: str  # for printed lines
-    image: str | None  # the column of images; None where it is to be guessed, as that of captions
+    image: str | None  # the column of images; None to guess it and that of captions
     rows: Callable[[Document], Iterator[Cells]]  # makes the document's rows; those of an image have `captions`
     used: Collection[str]  # fields of the document that rows are made of
-    unused: Callable[[Document], list[str]] = lambda document: []  # makes lines on content of these that is in no row
+    unused: Callable[[Document], list[str]] = lambda document: []  # makes lines on content of `used` that is in no row
 
 
 def coco(document: Document) -> DocumentLayout | None:
@@ -103,7 +103,7 @@ def by_column(document: Document) -> DocumentLayout | None:
 
 
 def in_field(document: Document) -> DocumentLayout | None:
-    """A list of objects in the only field with one, as `{"data": [{…}]}`."""
+    """The list of objects in the only field that has one, as in `{"data": [{…}]}`."""
     names = [name for name in document if _objects(document, name)]
     if len(names) != 1:
         return None

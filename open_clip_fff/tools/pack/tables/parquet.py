@@ -1,4 +1,4 @@
-"""parquet, with paths of images or with the images themselves."""
+"""Parquet tables, with paths of images or the images themselves."""
 
 import tempfile
 from bisect import bisect_left, bisect_right
@@ -104,7 +104,7 @@ class CellImage(NamedTuple):
 def cell_image(cell: object) -> CellImage | None:
     """The image of a path, of bytes, of Hugging Face's `{bytes, path}`, or of a list of one; None for other cells.
 
-    A list of several images is about none of them: it has neither path nor bytes.
+    A list of several images gives neither path nor bytes: the row is not about one image.
     """
     cell = one_of(cell)
     if isinstance(cell, bytes):

@@ -25,12 +25,12 @@ class Reader:
     """The rows of one file. All methods raise OSError or ValueError if it cannot be read."""
 
     form = ""  # the file's format, for error lines
-    fixed = True  # whether all rows have all columns; else missing cells are None
+    fixed = True  # whether every row has all columns; if not, missing cells are None
     columns: Sequence[str] = ()
     layout = ""  # the recognised layout of data, for printed lines; empty if the format has only one
     image: str | None = None  # the layout's column of images; None if it is not fixed
     captions: tuple[str, ...] = ()  # the layout's columns of captions
-    made_of: tuple[str, ...] = ()  # columns that the column `captions` is made of
+    made_of: tuple[str, ...] = ()  # columns from which the column `captions` is made
     inline: frozenset[str] = frozenset()  # columns whose cells may be images themselves
 
     def __init__(self, file: str) -> None:

@@ -1,4 +1,4 @@
-"""Which reader a file has, and tables of one file or several."""
+"""Chooses a file's reader; tables of one or several files."""
 
 import json
 import os
@@ -92,7 +92,7 @@ class SourceTable:
 
     @property
     def name(self) -> str:
-        """For printed lines."""
+        """The table's name in printed lines."""
         if self._folder is not None:
             names = [str(Path(file).relative_to(self._folder)) for file in self.files]
             more = f", … {len(names)} in all" if len(names) > SHOWN else ""
