@@ -19,7 +19,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.calibrate import FALSE_NEGATIVES, FILES
 from open_clip_fff.tools.sampling.flags import add_sample_flags, parse_sample
 
-DEFAULT_BATCH = 4096  # N if training's flags say none
+DEFAULT_BATCH = 4096  # N if training's flags give none
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:

@@ -1,4 +1,4 @@
-"""What the commands have in common: one line for a mistake, and how they were called."""
+"""Shared by all commands: one line for a mistake, exit codes, and how they were called."""
 
 import io
 import math
@@ -18,27 +18,28 @@ from open_clip_fff.errors import OneRankError, UsageError, is_first_rank, reason
 from open_clip_fff.patching import View, replaced
 from open_clip_fff.tools.shards.share import Share
 
-REPEATS = 5.0  # seconds in which another SIGTERM is the same one
+REPEATS = 5.0  # seconds in which a repeated SIGTERM is ignored
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception that lets whoever writes remove what is not finished."""
+    """SIGTERM as an exception, so that writers can remove unfinished files."""
 
 
 class OutputLost(BaseException):
-    """stdout cannot be written; handlers of files' errors do not take it for theirs."""
+    """stdout cannot be written; not an OSError, so that handlers of files' errors do not catch it."""
 
 
 def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes: bool = False) -> int:
-    """Runs a program's body, which gives the exit code: 2 for a mistake that the user can fix, 130 for Ctrl-C.
+    """Runs a program's body, which returns the exit code; the errors below print one line, no traceback.
 
-    143 is SIGTERM's. These are a line each and no traceback. 141 is that of a closed pipe, as by `| head`, without one.
+    Their exit codes: 2 for a mistake that the user can fix, 130 for Ctrl-C, 143 for SIGTERM. A closed pipe (`| head`)
+    gives 141 without a line.
 
     Args:
         prog: how it was called, `open-clip-fff pack` or `scripts/pack.py`.
         body: what it does.
         shared: whether the processes of torchrun share its work; the first one then prints mistakes for all.
-        resumes: whether a second start does what an interrupted one has not, as where work is shared.
+        resumes: whether a second start continues an interrupted one, as it does where work is shared.
     """
     name = prog.removeprefix("scripts/")
     prepare_process()
@@ -63,9 +64,10 @@ def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes
 
 
 def prepare_process() -> None:
-    """What the encoding of stdout or stderr lacks is escaped, as it would end the process; loaders' workers are forked.
+    """Escapes characters that stdout or stderr cannot encode, which would raise; makes loaders fork their workers.
 
-    From Python 3.14 on a server forks them on Linux, and what OpenCLIP and clip-benchmark hand them cannot be pickled.
+    From Python 3.14 on, Linux starts them by a fork server, and OpenCLIP's and clip-benchmark's objects cannot be
+    pickled.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
@@ -77,7 +79,7 @@ def prepare_process() -> None:
 
 @contextmanager
 def _output_told() -> Iterator[None]:
-    """In the block, and at its end, what keeps stdout from being written raises OutputLost."""
+    """In the block, and at its end, an error in writing stdout raises OutputLost."""
 
     def told(write: Callable[..., Any]) -> Callable[..., Any]:
         def written(*text: str) -> Any:
@@ -88,7 +90,7 @@ def _output_told() -> Iterator[None]:
 
         return written
 
-    if (out := sys.stdout) is None:  # closed by who started it; print passes over it
+    if (out := sys.stdout) is None:  # closed by the caller; print ignores that
         yield
         return
     with replaced(sys, stdout=View(out, write=told(out.write), flush=told(out.flush))):
@@ -100,7 +102,8 @@ def _output_told() -> Iterator[None]:
 def _terminable() -> Iterator[None]:
     """In the block SIGTERM raises Terminated, unless a caller has a handler of its own; in a main thread only.
 
-    Launchers send it twice, and the second would end the removal; but Python may swallow what the first raises.
+    Launchers send it twice, and the second would interrupt the removal. A later one counts: Python may swallow an
+    exception.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -132,10 +135,10 @@ def command(
     """The `main(argv=None, prog=name)` of a command whose work is imported once its flags are read.
 
     Args:
-        name: how it is called, unless `prog` says otherwise.
+        name: the command's name, unless `prog` gives another.
         parse: from arguments and `prog` to what `run` takes.
-        run: what does the work and gives an exit code, as `module:function`.
-        with_line: whether it also takes a line that does the same again.
+        run: the function that does the work and returns an exit code, as `module:function`.
+        with_line: whether it also takes the command line, as text to run it again.
         shared, resumes: as in `as_program`; commands that are not shared refuse torchrun with several processes.
     """
 
@@ -155,7 +158,7 @@ def command(
 
 
 def print_page(text: str) -> None:
-    """Prints a long text; a pipe that is closed before its end, as by `| head`, is no error."""
+    """Prints a long text; a pipe that closes early, as by `| head`, is no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -163,7 +166,7 @@ def print_page(text: str) -> None:
 
 
 def _drop_output() -> None:
-    """What stdout still holds goes nowhere, for the flush at exit."""
+    """Points stdout at /dev/null, so that the flush at exit raises nothing."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -173,5 +176,5 @@ def typed(argv: Sequence[str] | None) -> list[str]:
 
 
 def command_line(prog: str, argv: Sequence[str]) -> str:
-    """A line that does the same again."""
+    """The command line, to run it again."""
     return shlex.join([*(["python", prog] if prog.endswith(".py") else prog.split()), *argv])
