@@ -1,5 +1,7 @@
 """Mining over the steps of a run: thresholds held by rate, the warm-up, the guard of self-mining, text alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -232,6 +234,21 @@ def test_the_guard_allows_no_more_than_a_tenth_of_all_captions():
     f = features(0)
     miner = after_a_warm_up_of_one_step(0.2, f)
     assert 0.1 * N * K < miner.reference < 0.5 * N * K
+    assert pairs_of(miner, f).pairs.sum().item() == pytest.approx(0.1 * N * K * N, abs=1)
+
+
+@pytest.mark.parametrize("before", [6, 0], ids=["a longer warm-up", "no guard"])
+def test_a_resumed_run_has_its_guard_whatever_it_had_before(before):
+    """What the guard goes by is counted in one step more, in which nothing is mined."""
+    f, config = features(0), MiningConfig(0.2, None, None, None, warmup=3, guarded=True)
+    old, miner = Miner(replace(config, warmup=before, guarded=before > 0)), Miner(config)
+    for _ in range(5):
+        pairs_of(old, f)
+        old.after_step()
+    miner.load_state_dict(old.state_dict(), CPU)
+    assert pairs_of(miner, f) is None
+    miner.after_step()
+    assert miner.reference == mine(f, f, config).pairs.sum() / N
     assert pairs_of(miner, f).pairs.sum().item() == pytest.approx(0.1 * N * K * N, abs=1)
 
 

@@ -110,7 +110,7 @@ class Miner:
         trust, number = own_recall(tiles, own.shape[0], self.world_size)
         trust = trust if self.trust is None else FADE * self.trust + (1.0 - FADE) * trust
         self._counted = _StepCounts(number, own.shape[1], counts, trust)
-        return self._guarded(pairs, number, trust) if mining else own
+        return self._guarded(pairs, number, trust) if mining and self.reference is not None else own
 
     @torch.no_grad()
     def without_warmup(self, own: OwnCaptions) -> MinedPairs:
@@ -125,8 +125,6 @@ class Miner:
 
     def _guarded(self, pairs: MinedPairs, number: Tensor, trust: Tensor) -> MinedPairs:
         """The pairs that the guard accepts, of `number` in the global batch."""
-        if self.reference is None:  # there was no warm-up
-            return pairs
         limit, features = self._limit(*pairs.shape[1:]), pairs.rows.text
         lowest = features.new_full((), -torch.inf)
         if number > limit:
@@ -164,15 +162,17 @@ class Miner:
 
     def after_step(self) -> None:
         """Called on every rank after each optimizer step: what the last assignment counted takes effect."""
+        # a run that goes on past the end of a shorter warm-up, or first with a guard, has its last step here
+        warming = self.step < self.config.warmup or self.reference is None
         if self._counted is not None:
             mined, images, counts, self.trust = self._counted
             if self._rate is not None and counts is not None:
                 self._rate.keep(counts)
-            if mined is not None and self.step < self.config.warmup:
+            if mined is not None and warming:
                 self._watched = self._watched.to(mined.device) + torch.stack([mined, mined.new_tensor(images)])
             self._counted = None
         self.step += 1
-        if self.config.guarded and self.step == self.config.warmup:
+        if self.config.guarded and warming and self.step >= self.config.warmup:
             pairs, total = self._watched.tolist()
             self.reference = pairs / max(total, 1.0)
 
