@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 for what keeps training from its first step, a mistake in flags or data most often, which is printed in
-        one line; 128 and the signal's number where SIGTERM or Ctrl-C ended training with a checkpoint, or Ctrl-C ended
-        it without one. What else is raised later stays an exception.
+        one line; 128 and the signal's number where SIGTERM, Ctrl-C, SIGHUP or SIGUSR1 ended training with a
+        checkpoint, or Ctrl-C ended it without one. What else is raised later stays an exception.
     """
     # only what trains imports OpenCLIP's loop; torch is imported once the flags make sense
     from open_clip_fff.config.command_line import help_fff, help_text

@@ -17,6 +17,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from open_clip_fff.export import main as export
+from open_clip_fff.host.stopping import SIGNALS
 from open_clip_fff.hub.checkpoints import find_checkpoint, newest_first, read_extra, read_weights
 from open_clip_fff.train import main as train
 from tests import recorder
@@ -266,15 +267,15 @@ def test_behind_an_epochs_last_step_batches_that_are_left_over_make_no_step(trai
 
 
 def test_handlers_are_put_back_and_stock_runs_have_none(trainer):
-    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(signum) for signum in SIGNALS]
     seen = []
-    look = lambda: seen.append([signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)])  # noqa: E731
+    look = lambda: seen.append([signal.getsignal(signum) for signum in SIGNALS])  # noqa: E731
     with in_step(2, look):
         assert trainer("--name", "ours") == 0
     with in_step(2, look):
         assert train([*trainer.common, *trainer.tars, "--name", "stock"]) == 0
     assert seen[0] != before == seen[1]
-    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(signum) for signum in SIGNALS] == before and len(before) == 4
 
 
 def test_a_signal_at_the_start_frees_the_runs_name(trainer, tmp_path):
@@ -372,7 +373,7 @@ def test_two_ranks_stop_together_and_go_on(trainer, tmp_path):
         return torchrun(2, *own, "--name", *more)
 
     assert whole("straight").returncode == 0
-    for who in ("torchrun", "rank-1"):
+    for who, signum in (("torchrun", signal.SIGHUP), ("rank-1", signal.SIGTERM)):
         out = tmp_path / who
         if who == "torchrun":
             run = started(trainer, out, *argv, "--name", who, ranks=2)
@@ -381,9 +382,9 @@ def test_two_ranks_stop_together_and_go_on(trainer, tmp_path):
         wait_for("rank 0 is pid", out)
         wait_for("rank 1 is pid", out)
         pid = int(re.search(r"rank 1 is pid (\d+)", out.read_text())[1])
-        os.kill(run.pid if who == "torchrun" else pid, signal.SIGTERM)
+        os.kill(run.pid if who == "torchrun" else pid, signum)
         code, printed = run.wait(60), out.read_text()
-        assert code != 0 and printed.count("SIGTERM: training ended after step ") == 1, printed[-3000:]
+        assert code != 0 and printed.count(f"{signum.name}: training ended after step ") == 1, printed[-3000:]
         assert "open_clip_fff.train: error" not in printed
         assert "open_clip_fff" not in printed.partition("Traceback")[2].partition("torch.distributed.elastic")[0]
         saved = newest_first(trainer.run(who))[0].name

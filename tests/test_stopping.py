@@ -1,8 +1,15 @@
-"""Signals that reach several ranks: each counts once, whoever was told first."""
+"""Signals that reach several ranks: each counts once, whoever was told first; a lost terminal, and Slurm's."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from tests.programs import torchrun
+from tests.test_midway import SLOWLY, names, wait_for
 
 pytestmark = pytest.mark.slow  # processes of their own
 
@@ -57,3 +64,33 @@ def test_a_signal_while_ranks_ask_each_other_is_not_lost():
     done = torchrun(2, "-c", TWO_RANKS + BETWEEN_EPOCHS)
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(done.stdout.splitlines()) == [f"rank {rank}: False, then True" for rank in (0, 1)]
+
+
+def command(trainer) -> list[str]:
+    argv = [*trainer.common, "--model-config", str(trainer.config), *trainer.tars, *SLOWLY, "--name", "x"]
+    return [sys.executable, "-m", "open_clip_fff.train", *argv]
+
+
+def test_a_lost_terminal_ends_training_with_a_checkpoint(trainer):
+    """As of ssh: the whole group is told, workers too, and what is printed from then on goes nowhere."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, command(trainer))
+    printed = b""
+    while b"rank 0 is pid" not in printed:
+        printed += os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (128 + signal.SIGHUP, 120)  # Python's, of a dead stdout
+    assert "SIGHUP: training ended after step " in trainer.log("x") and "_step_" in names(trainer, "x")[-1]
+
+
+def test_slurms_early_signal_ends_training_and_nohup_holds(trainer, tmp_path):
+    with (out := tmp_path / "out").open("w") as file:
+        nohup = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+        run = subprocess.Popen(command(trainer), stdout=file, stderr=file, start_new_session=True, preexec_fn=nohup)
+    wait_for("rank 0 is pid", out)
+    os.killpg(run.pid, signal.SIGHUP)
+    os.killpg(run.pid, signal.SIGUSR1)
+    assert run.wait(60) == 128 + signal.SIGUSR1
+    assert "SIGUSR1: training ended after step " in out.read_text() and "SIGHUP" not in out.read_text()
+    assert "_step_" in names(trainer, "x")[-1]

@@ -3,7 +3,6 @@
 import argparse
 import random
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -34,6 +33,7 @@ from open_clip_fff.data.shard_reader import ShardReader
 from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.host.generation import PARALLEL, TASKS
+from open_clip_fff.host.stopping import ignore_forwarded
 from open_clip_fff.hub.checkpoints import kept_instead
 from open_clip_fff.hub.float32_text import float32_text_towers
 from open_clip_fff.hub.weights import resize_image_positions
@@ -122,15 +122,15 @@ def save_atomically(checkpoint: object, path: str) -> None:
 def daemon(start: Callable, *args: object) -> Any:
     """--remote-sync's process, which copies for ever: one that is no daemon keeps a run that raises from ending.
 
-    A terminal's Ctrl-C is the run's, which ends it.
+    A terminal's Ctrl-C and hang-up are the run's, which ends it.
     """
     process = start(*args)
-    process.daemon, process._target = True, partial(_without_ctrl_c, process._target)
+    process.daemon, process._target = True, partial(_without_signals, process._target)
     return process
 
 
-def _without_ctrl_c(target: Callable, *args: object) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _without_signals(target: Callable, *args: object) -> None:
+    ignore_forwarded()
     target(*args)
 
 

@@ -23,7 +23,7 @@ import open_clip_fff
 from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_message
 from open_clip_fff.host.checkpoints.run_lock import lock_run
 from open_clip_fff.host.peers import Peers
-from open_clip_fff.host.stopping import Stopped
+from open_clip_fff.host.stopping import EARLY, Stopped
 from open_clip_fff.patching import View, replaced
 
 KEPT = (".pt", ".jsonl")  # checkpoints and results: a folder that holds one is not removed
@@ -59,7 +59,7 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
     """
     had_group, stepped = dist.is_initialized(), threading.Event()
     folders, logged = _RunFolders(args, peers), LastLoggedError()
-    default_again = _removal_at_sigterm(folders)
+    default_again = _removal_at_signals(folders)
 
     def first_step(*_: object) -> None:
         stepped.set()
@@ -96,8 +96,8 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
             dist.destroy_process_group()
 
 
-def _removal_at_sigterm(folders: "_RunFolders") -> Callable[[], None]:
-    """Makes SIGTERM remove the folders before it ends the process; returns a function that undoes this.
+def _removal_at_signals(folders: "_RunFolders") -> Callable[[], None]:
+    """Makes SIGTERM and the like remove the folders before they end the process; returns a function that undoes this.
 
     Changes nothing where the caller has a handler, or outside the main thread. Forked processes, such as that of
     --remote-sync, inherit the handler but remove nothing.
@@ -111,12 +111,15 @@ def _removal_at_sigterm(folders: "_RunFolders") -> Callable[[], None]:
         os.kill(os.getpid(), signum)
 
     def undo() -> None:
-        if signal.getsignal(signal.SIGTERM) is remove_and_end:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for signum in signals:
+            if signal.getsignal(signum) is remove_and_end:
+                signal.signal(signum, signal.SIG_DFL)
 
     main = threading.current_thread() is threading.main_thread()
-    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, remove_and_end)
+    signals = (signal.SIGTERM, *EARLY) if main else ()
+    for signum in signals:
+        if signal.getsignal(signum) is signal.SIG_DFL:
+            signal.signal(signum, remove_and_end)
     return undo
 
 

@@ -55,7 +55,7 @@ class RunState:
     # the ranks' random generators at the last epoch's end, on rank 0; with OpenCLIP's losses
     random_states: list[dict[str, Any]] = field(default_factory=list)
     guard: StepGuard = field(init=False)  # leaves out steps whose gradient is not finite
-    stopping: StopSignals = field(init=False)  # the handlers of SIGTERM and Ctrl-C
+    stopping: StopSignals = field(init=False)  # the handlers of SIGTERM, Ctrl-C and the like
     # the training loader, which tracks what it has yielded; None without a flag of open_clip_fff
     train_loader: TrackedLoader | None = None
     epoch_start: EpochStart | None = None  # where a run that resumes in the middle of an epoch begins; None elsewhere

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step is finished, all ranks stop after the same one, and loader workers ignore signals."""
+"""SIGTERM, Ctrl-C and others: the step is finished, all ranks stop after the same one, loader workers ignore them."""
 
 import os
 import signal
@@ -17,7 +17,10 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from open_clip_fff.patching import View, replaced
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A lost terminal's, and what Slurm's --signal=USR1@120 sends before a job's end; unless this process was started with
+# one of them ignored, as by nohup, or whoever started it in Python handles it.
+EARLY = tuple(each for each in (signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(each) is signal.SIG_DFL)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *EARLY)
 REPEAT_WINDOW = 1.0  # seconds: a launcher and its parent may both forward the same signal
 POLL = 2.0  # seconds between two looks at whether another rank has got a signal
 
@@ -31,7 +34,7 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """The handlers of both signals; `signum` is the first that came, here or on another rank, None so far."""
+    """The handlers of `SIGNALS`; `signum` is the first that came, here or on another rank, None so far."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -59,7 +62,7 @@ class StopSignals:
 
     @contextmanager
     def in_run(self) -> Iterator[None]:
-        """Loaders that OpenCLIP makes in the block have workers that ignore both signals, and end with it.
+        """Loaders that OpenCLIP makes in the block have workers that ignore the signals, and end with it.
 
         At its end the handlers are those from before `install_handlers`, which is called in it.
         """
@@ -85,14 +88,20 @@ def _with_worker_init(make: Callable, init: Callable, *args: Any, **options: Any
 
 def _ignore_signals(leaving: Any, _: int) -> None:
     """At a worker's start: launchers signal the whole process group."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_forwarded()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
+def ignore_forwarded() -> None:
+    """In a process that the run ends by SIGTERM: what else its group gets is the run's."""
+    for signum in (signal.SIGINT, *EARLY):
+        signal.signal(signum, signal.SIG_IGN)
+
+
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Signals are delivered after the block; processes that are started in it begin with both blocked."""
+    """Signals are delivered after the block; processes that are started in it begin with them blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

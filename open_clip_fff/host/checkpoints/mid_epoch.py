@@ -37,7 +37,7 @@ def mid_epoch_seams(state: RunState) -> Iterator[None]:
         return
     oc_train.enumerate = _enumerate  # type: ignore[attr-defined]  # its loop's, which counts the steps
     try:
-        with state.stopping.in_run():  # `TrackedLoader` starts workers with both signals blocked
+        with state.stopping.in_run():  # `TrackedLoader` starts workers with signals blocked
             yield
     finally:
         del oc_train.enumerate  # type: ignore[attr-defined]
