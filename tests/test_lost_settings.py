@@ -1,10 +1,17 @@
-"""Activation and images' mean are no weights: nothing fails where a run that goes on from others has another one."""
+"""Activation and images' mean are no weights: nothing fails where a run that goes on from others has another one.
+
+And what a run's folder says of its training is lost if a later start, which trains nothing, says it anew.
+"""
 
 import re
+import signal
 
 import pytest
 
+from open_clip_fff.host.checkpoints.run_files import COPY, NAMES
 from tests.conftest import Trainer
+from tests.failing_plugin import FAILS
+from tests.programs import Program
 
 MEAN = ["--image-mean", "0.5", "0.5", "0.5"]
 
@@ -47,3 +54,28 @@ def test_a_run_goes_on_as_it_was(trainer, checkpoint, capsys):
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert f"epoch_1.pt: it was trained with {says}" in line and line.endswith("with the flags it was trained with")
     assert trainer(*more, *MEAN, "--force-quick-gelu") == 0
+
+
+def test_a_start_that_trains_nothing_changes_nothing_that_is_said_of_the_training(trainer, capsys):
+    own = ["--method", "clip", "--opt", "timm/lamb", "--lr", "1e-3", "--wd", "0.1", "--name", "x"]
+    assert trainer(*own) == 0
+    run, latest = trainer.run("x"), ["--resume", "latest", "--name", "x"]
+    trained = {name: (run / name).read_bytes() for name in NAMES}
+
+    def same() -> bool:
+        return trained == {name: (run / name).read_bytes() for name in NAMES} and not list(run.glob(".*.pt"))
+
+    val = ["--val-data", str(trainer.shards / "00.tar"), "--val-num-samples", "16"]
+    assert trainer("--method", "clip", *latest, *val, data=[]) == 0 and same()
+    assert trainer(*own, *latest, "--logit-lr-mult", "2", "--epochs", "2") == 2 and same()
+    assert "its optimizer" in capsys.readouterr().err
+    argv = [*trainer.common, *trainer.tars, "--model-config", str(trainer.config), *latest, *FAILS, *own[2:]]
+    ended = Program(["-m", "open_clip_fff.train", *argv], env={"FAILING": "0:0:sigterm"})
+    assert ended.wait() == -signal.SIGTERM and same()
+    # a process that was killed there
+    for name in NAMES:
+        (run / name).rename(run / COPY.format(name))
+        (run / name).write_text("of another run")
+    assert trainer(*own, *latest, "--epochs", "0") == 0 and same()
+    assert trainer(*own, *latest, "--epochs", "2") == 0 and not same() and not list(run.glob(".*.pt"))
+    assert "epochs: 2" in (run / "params.txt").read_text()

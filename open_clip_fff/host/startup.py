@@ -21,6 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import open_clip_fff
 from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_message
+from open_clip_fff.host.checkpoints.run_files import RunFiles
 from open_clip_fff.host.checkpoints.run_lock import lock_run
 from open_clip_fff.host.peers import Peers
 from open_clip_fff.host.stopping import EARLY, Stopped
@@ -52,7 +53,8 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
 
     Before the first optimizer step, an exception becomes a UsageError with its message, and the folders that this run
     has made are removed, unless they hold a checkpoint or a result. Later exceptions pass, except a UsageError. One
-    failed rank reports the error; the others raise a `ReportedError`.
+    failed rank reports the error; the others raise a `ReportedError`. Without a step, the files in the run's folder that
+    describe its training stay as they were.
 
     Fills in rank, world size and device of `args`, and connects `peers`. Yields a handler for the root logger, which
     keeps OpenCLIP's reason for exiting.
@@ -64,6 +66,7 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
     def first_step(*_: object) -> None:
         stepped.set()
         default_again()
+        folders.keep_new_files()
 
     hook = register_optimizer_step_post_hook(first_step)
     try:
@@ -124,12 +127,13 @@ def _removal_at_signals(folders: "_RunFolders") -> Callable[[], None]:
 
 
 class _RunFolders:
-    """The folders that a run has made, and the lock on its own."""
+    """The folders that a run has made, the lock on its own, and what it said before."""
 
     def __init__(self, args: argparse.Namespace, peers: Peers) -> None:
         self._args, self._peers = args, peers
         self._made: list[str] = []
         self._unlock: Callable[[], None] | None = None
+        self._files: RunFiles | None = None
 
     def make(self, path: str, exist_ok: bool = False) -> None:
         """`os.makedirs` that remembers what this run has made: another of the same name may start at the same time."""
@@ -148,16 +152,30 @@ class _RunFolders:
         """Locks the run's folder, on rank 0 for all. Raises UsageError if another process holds it."""
         if self._unlock is None and not self._args.rank:
             self._unlock = lock_run(run)
+            self._files = RunFiles(run)
+
+    def keep_new_files(self) -> None:
+        """What the run's folder says of its training is this run's from now on."""
+        if self._files is not None:
+            self._files.drop()
+            self._files = None
+
+    def put_files_back(self) -> None:
+        """And else an earlier run's, as it was."""
+        if self._files is not None:
+            self._files.put_back()
 
     def unlock(self) -> None:
+        self.put_files_back()
         if self._unlock is not None:
             self._unlock()
 
     def remove(self, of_rank_0: bool = False) -> None:
-        """Removes folders that hold no checkpoint or result, so that the run's name is free again.
+        """Removes folders that hold no checkpoint or result, so that the run's name is free again; puts files back.
 
         With `of_rank_0` also the folders that rank 0 has made: it may hang in a collective until it is killed.
         """
+        self.put_files_back()
         for folder in map(Path, {*self._made, *(self._peers.published_folders() if of_rank_0 else ())}):
             with suppress(FileNotFoundError):  # two ranks at once
                 if not any(path.suffix in KEPT for path in folder.rglob("*")):
