@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from open_clip_fff.train import main as train
 from tests.conftest import DRAWN
 from tests.test_short_epochs import Launched
 from tests.test_training import assert_equal_checkpoints
@@ -83,3 +84,27 @@ def test_two_ranks_resume_exactly(trainer, tmp_path, method):
     stopped = shutil.copytree(trainer.run("straight") / "checkpoints", tmp_path / "stopped")
     launched("resumed", "--resume", str(stopped / "epoch_1.pt"))
     assert_equal_checkpoints(trainer.checkpoint("straight", 2), trainer.checkpoint("resumed", 2))
+
+
+def test_an_optimizers_state_of_other_parameters_names_what_it_was_trained_with(trainer, tmp_path, capsys):
+    """Without a flag of ours, too, and of a checkpoint whose run is not known."""
+    albef = ["--method", "albef", "--batch-size", "8", "--json-text-key", "captions"]
+
+    def line(*argv: str) -> str:
+        capsys.readouterr()
+        assert trainer(*argv, "--epochs", "2") == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert trainer(*FFF, "--name", "fff") == 0 and trainer(*albef, "--fusion-layers", "1", "--name", "albef") == 0
+    last = trainer.run("fff") / "checkpoints" / "epoch_1.pt"
+    capsys.readouterr()
+    stock = [*trainer.common, *trainer.tars, "--epochs", "2", "--siglip"]
+    assert train([*stock, "--resume", str(last), "--name", "stock"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{last}: its optimizer's state does not fit (trained with --method fff): another --logit-lr-mult" in said
+    lone = shutil.copy(last, tmp_path / "epoch_1.pt")
+    said = line(*FFF, "--opt", "timm/lamb", "--lr", "1e-3", "--resume", str(lone), "--name", "lone")
+    assert f"{lone}: its optimizer's state does not fit: another --logit-lr-mult, --opt, --fusion-layers" in said
+    said = line(*albef, "--fusion-layers", "0", "--resume", "latest", "--name", "albef")
+    assert "epoch_1.pt: it was trained with --fusion-layers 1; resume with the flags it was trained with" in said
+    assert not trainer.run("stock").exists()

@@ -9,6 +9,8 @@ import timm.optim
 import torch
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint
+from open_clip_fff.host.checks.weights import trained_with
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.weights import BIAS, SCALE
@@ -19,14 +21,17 @@ RATE = "get_learning_rate"  # for the main branch's log: the largest rate of all
 
 
 @contextmanager
-def optimizer_seams(state: RunState) -> Iterator[None]:
+def optimizer_seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
     """Calls `state.after_step` after each optimizer step that neither GradScaler nor our guard leaves out.
 
     With --logit-lr-mult other than 1, scale and bias get a parameter group of their own; with 1, stock OpenCLIP can
-    resume the optimizer's state. A run without a flag of open_clip_fff gets two fixes alone: timm's defaults for
-    options that OpenCLIP passes as None, and schedules that do not divide by zero at the run's end.
+    resume the optimizer's state. A run without a flag of open_clip_fff gets three fixes alone: timm's defaults for
+    options that OpenCLIP passes as None, schedules that do not divide by zero at the run's end, and a check of a
+    resumed state.
     """
     multiple, guard = state.plan.logits.lr_mult if state.plan.typed else 1.0, state.guard
+    # now: OpenCLIP writes the run's params.txt anew before it makes an optimizer
+    trained = "" if resumed.checkpoint is None else trained_with(resumed.checkpoint, state.args)
 
     def watched(make: Callable) -> Callable:
         def made(*args: object, **options: object) -> torch.optim.Optimizer:
@@ -34,12 +39,13 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
             if multiple != 1.0:
                 _split(optimizer, state, multiple)
             inner = getattr(optimizer, "_base_optimizer", optimizer)  # timm's lookahead calls no hooks
-            _check_on_resume(inner)
-            guard.watch(inner)
-            inner.register_step_post_hook(lambda *_: None if guard.left_out else state.after_step())
+            _check_on_resume(inner, state, trained)
+            if state.plan.typed:
+                guard.watch(inner)
+                inner.register_step_post_hook(lambda *_: None if guard.left_out else state.after_step())
             return optimizer
 
-        return made if state.plan.typed else make
+        return made
 
     seams: dict[str, object] = {name: _multiplied(getattr(oc_main, name), multiple) for name in SCHEDULES}
     by_timm = without_none_options(timm.optim.create_optimizer_v2)
@@ -77,15 +83,16 @@ def _split(optimizer: torch.optim.Optimizer, state: RunState, multiple: float) -
     optimizer.add_param_group({"params": scalars, "weight_decay": 0.0, "lr": lr * multiple})
 
 
-def _check_on_resume(optimizer: torch.optim.Optimizer) -> None:
+def _check_on_resume(optimizer: torch.optim.Optimizer, state: RunState, trained: str) -> None:
+    """Raises UsageError for a state with other groups than the optimizer's; `trained` says of which run it is."""
     sizes = [len(group["params"]) for group in optimizer.param_groups]
 
     def check(_: torch.optim.Optimizer, saved: dict) -> None:
         if [len(group["params"]) for group in saved["param_groups"]] != sizes:
             raise UsageError(
-                "--resume: the checkpoint was trained with another --logit-lr-mult, --lock-image or --lock-text (or by "
-                "stock OpenCLIP, or another version of it), and its optimizer state does not fit; resume with the "
-                "flags it was trained with"
+                f"--resume {state.args.resume}: its optimizer's state does not fit{trained}: another --logit-lr-mult, "
+                f"--opt, --fusion-layers, --lock-image or --lock-text, or another version of OpenCLIP; resume with the "
+                f"flags it was trained with, or start from its weights with --pretrained"
             )
 
     optimizer.register_load_state_dict_pre_hook(check)

@@ -154,7 +154,7 @@ def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
     with (
         fixes(state.counters, state.args.seed, image_reader(state.plan)),
         mid_epoch_seams(state),
-        optimizer_seams(state),
+        optimizer_seams(state, resumed),
         extra_state(state),
         resuming(state, resumed),
         trackers(state.args),

@@ -6,7 +6,7 @@ middle of an epoch, as `epoch_N_step_S.extra`, it also holds each rank's place i
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -27,6 +27,7 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position, by_position, describe_file, extra_path
 from open_clip_fff.patching import View, replaced
 
+_FIX = "resume with the flags it was trained with, or start from its weights with --pretrained"
 _load_mapped = partial(torch.load, mmap=True)  # read only as far as it is looked at
 
 
@@ -115,18 +116,18 @@ def check_extra(
     args: argparse.Namespace, plan: Plan, checkpoint: Path | str, at: Position, load: Callable = _load_mapped
 ) -> dict[str, Any]:
     """The extra state of a checkpoint. Raises UsageError if there is none that a run of these flags can go on with."""
-    fix = "resume with the flags it was trained with, or start from its weights with --pretrained"
     try:
         extra = read_beside(load, checkpoint, at)
     except UsageError as error:
-        raise UsageError(f"{error}; {fix}") from error
+        raise UsageError(f"{error}; {_FIX}") from error
     for name, flag, needed in (
         ("ema", "--ema-decay", plan.ema_decay is not None),
         ("fusion", "--fusion-layers", plan.fusion is not None),
         ("miner", "--mined-per-image or --mining-warmup", _mining_has_state(plan)),
     ):
         if needed and name not in extra:
-            raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {fix}")
+            raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {_FIX}")
+    check_fusion(args, plan, checkpoint, extra)
     if at.step and trains(args):
         path = extra_path(str(checkpoint), at)
         other = f"--resume {checkpoint}: its extra state {path} is of another open_clip_fff"
@@ -134,6 +135,14 @@ def check_extra(
             check_loader_sizes(args, extra, checkpoint)
             epoch_start(extra, args.rank)
     return extra
+
+
+def check_fusion(args: argparse.Namespace, plan: Plan, checkpoint: Path | str, extra: Mapping[str, Any]) -> None:
+    """Raises UsageError if a run without a fusion model would train on from one with it, whose optimizer has more."""
+    if trains(args) and plan.fusion is None and "fusion" in extra:
+        raise UsageError(
+            f"--resume {checkpoint}: it was trained with --fusion-layers {extra['fusion']['sizes']['layers']}; {_FIX}"
+        )
 
 
 def read_beside(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from open_clip_train.main import get_latest_checkpoint
 from torch import Tensor
@@ -12,13 +13,14 @@ from torch import Tensor
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError, named
-from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra
+from open_clip_fff.host.checkpoints.extra_state import check_extra, check_fusion, needs_extra
 from open_clip_fff.host.checks.weights import architecture, check_resume, model_options
 from open_clip_fff.hub.checkpoints import (
     LATEST,
     Position,
     first_usable,
     newest_first,
+    read_extra,
     read_position,
     read_stored,
     run_folder,
@@ -110,3 +112,8 @@ def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | Non
         at = Position.of(stored)
         if needs_extra(args, plan, at):
             check_extra(args, plan, path, at)
+            return
+        extra: dict[str, Any] = {}
+        with suppress(UsageError):  # what is not needed is told later, if at all
+            _, extra = read_extra(path)
+        check_fusion(args, plan, path, extra)

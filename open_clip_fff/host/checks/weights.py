@@ -128,19 +128,19 @@ def check_resume(
     if (BIAS in weights) != (BIAS in own):
         here, there = ("no ", "has one") if BIAS in own else ("a ", "has none")
         raise UsageError(
-            f"{called}: holds {here}{BIAS}{_trained_with(checkpoint, args)}, and this run's model {there}; resume with "
+            f"{called}: holds {here}{BIAS}{trained_with(checkpoint, args)}, and this run's model {there}; resume with "
             f"the flags it was trained with, or {start}"
         )
     more = sorted(name for name in weights.keys() - own.keys() if not (args.torchscript and name.endswith("attn_mask")))
     obstacle = find_mismatch(weights, own) or (f"it holds {more[0]}, which the model does not have" if more else None)
     if obstacle:
         raise UsageError(
-            f"{called}: does not fit --model {args.model}: {obstacle}{_trained_with(checkpoint, args)}; resume with "
+            f"{called}: does not fit --model {args.model}: {obstacle}{trained_with(checkpoint, args)}; resume with "
             f"the flags it was trained with"
         )
 
 
-def _trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
+def trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
     """The flags a checkpoint was trained with, as far as they say what its model is; empty where they are not known."""
     params = _params(checkpoint)
     if not params:
