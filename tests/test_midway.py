@@ -204,13 +204,18 @@ OTHERS = {
 
 def test_what_the_step_does_not_fit_is_refused_and_latest_takes_the_epochs(trainer, stopped, capsys):
     argv, whole = ["--method", "clip", *EIGHT, "--epochs", "2"], stopped.parent / "epoch_1.pt"
-    for says, flags in OTHERS.items():
+    shards = ["--train-data", str(trainer.shards / "{00..02}.tar")]
+    others = OTHERS | {"with --train-data {00..03}, and now it is {00..02}: go on with {00..03}": shards}
+    for says, flags in others.items():
         assert trainer(*argv, *flags, "--resume", str(stopped), "--name", "y") == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert says in line and line.endswith(f"the newest usable one before it is {whole}"), line
         assert not trainer.run("y").exists()
     extra = torch.load(stopped.with_suffix(".extra"), weights_only=True)
-    del extra["midway"]["sizes"]["train_num_samples"]  # as where the data say it, or an older version has saved
+    del (
+        extra["midway"]["sizes"]["train_data"],
+        extra["midway"]["sizes"]["train_num_samples"],
+    )  # as where the data say it, or an older version has saved
     torch.save(extra, stopped.with_suffix(".extra"))
     assert trainer(*argv, "--train-num-samples", "48", "--resume", str(stopped), "--name", "y") == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]

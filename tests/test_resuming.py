@@ -1,10 +1,12 @@
 """A resumed run equals one that was never stopped, whatever is random in it: crops, captions drawn, dropout."""
 
 import shutil
+from argparse import Namespace
 
 import pytest
 import torch
 
+from open_clip_fff.host.checkpoints.mid_epoch import _names
 from open_clip_fff.train import main as train
 from tests.conftest import DRAWN
 from tests.test_short_epochs import Launched
@@ -108,3 +110,18 @@ def test_an_optimizers_state_of_other_parameters_names_what_it_was_trained_with(
     said = line(*albef, "--fusion-layers", "0", "--resume", "latest", "--name", "albef")
     assert "epoch_1.pt: it was trained with --fusion-layers 1; resume with the flags it was trained with" in said
     assert not trainer.run("stock").exists()
+
+
+def test_data_that_have_moved_are_the_same_and_others_are_not():
+    def names(data: str | None) -> str:
+        return _names(Namespace(train_data=data, dataset_type="webdataset"))
+
+    here = names("data/{00..03}.tar")
+    assert here == names("/far/{00..03}.tar") == names("pipe:aws s3 cp s3://x/{00..03}.tar -") == "{00..03}"
+    assert here == names("https://x/{00..03}.tar?signed=1.2/3") and names(None) == ""
+    assert (
+        len({here, *map(names, ("{00..07}.tar", "{04..07}.tar", "{03,02,01,00}.tar", "{00..01}.tar::{02..03}.tar"))})
+        == 5
+    )
+    many = [names(f"{{{','.join(str(7919 * n % 10007) for n in range(most))}}}.tar") for most in (998, 999)]
+    assert many[0] != many[1] and max(map(len, many)) < 130

@@ -1,6 +1,7 @@
 """Checkpoints in the middle of an epoch: every N steps, and where a signal ends training; and resuming from them."""
 
 import argparse
+import hashlib
 import logging
 import os
 import shlex
@@ -14,6 +15,7 @@ import open_clip_train.train as oc_train
 
 from open_clip_fff.config.fields import as_flag
 from open_clip_fff.data.counters import BAD_MEMBER
+from open_clip_fff.data.data_sets import BETWEEN, braces, data_sets, dataset_kind, stem_of
 from open_clip_fff.distributed import objects_of_ranks
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import KeepsEpoch
@@ -25,6 +27,7 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.host.stopping import StopAgreement, Stopped
 from open_clip_fff.hub.checkpoints import Position
 
+LONGEST = 100  # characters of names that are shown
 _LOADER_FLAGS = ("world_size", "workers", "batch_size", "accum_freq", "seed", "dataset_resampled")
 _EPOCH_FLAGS = ("train_num_samples", "train_data_upsampling_factors")  # None where the data say how long an epoch is
 
@@ -49,14 +52,25 @@ def _enumerate(batches: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
 
 
 def loader_sizes(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags that have to be the same for a loader to resume in the middle of an epoch."""
-    return {name: getattr(args, name) for name in (*_LOADER_FLAGS, *_EPOCH_FLAGS)}
+    """The flags that have to be the same for a loader to resume in the middle of an epoch, of the data the names."""
+    flags = {name: getattr(args, name) for name in (*_LOADER_FLAGS, *_EPOCH_FLAGS)}
+    return {**flags, "train_data": _names(args)}
+
+
+def _names(args: argparse.Namespace) -> str:
+    """The training data's files in their order, without folders and what else may change when they move."""
+    if not args.train_data or dataset_kind(args) != "webdataset":
+        return stem_of(args.train_data or "")
+    sets = ([stem_of(url.partition("?")[0]) for url in urls] for urls in data_sets(args.train_data))
+    text = BETWEEN.join(",".join(braces(stems)) for stems in sets)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({hashlib.sha256(text.encode()).hexdigest()[:16]})"
 
 
 def check_loader_sizes(args: argparse.Namespace, extra: Mapping[str, Any], checkpoint: Path | str) -> None:
     """Raises UsageError if a run cannot go on in the middle of the checkpoint's epoch, KeyError for a flag unknown."""
+    own = loader_sizes(args)
     for name, was in extra["midway"]["sizes"].items():
-        now = vars(args)[name]
+        now = own[name]
         if was != now and not (name in _EPOCH_FLAGS and None in (was, now)):
             called = "the number of ranks" if name == "world_size" else as_flag(name)
             raise UsageError(
