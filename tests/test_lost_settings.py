@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from open_clip_fff.host.checkpoints.run_files import COPY, NAMES
+from open_clip_fff.train import main as train
 from tests.conftest import Trainer
 from tests.failing_plugin import FAILS
 from tests.programs import Program
@@ -79,3 +80,29 @@ def test_a_start_that_trains_nothing_changes_nothing_that_is_said_of_the_trainin
     assert trainer(*own, *latest, "--epochs", "0") == 0 and same()
     assert trainer(*own, *latest, "--epochs", "2") == 0 and not same() and not list(run.glob(".*.pt"))
     assert "epochs: 2" in (run / "params.txt").read_text()
+
+
+def test_what_a_resumed_run_trains_otherwise_is_one_warning(trainer, capsys):
+    clip, soft = ["--method", "clip"], ["--method", "fff-softmax", "--mining-features", "off", "--ema-decay", "0.9"]
+    soft += ["--captions-per-image", "2", "--json-text-key", "captions"]
+
+    def told(epochs: int, *argv: str) -> list[str]:
+        capsys.readouterr()
+        assert trainer(*argv, "--name", "x", "--resume", "latest", "--epochs", str(epochs)) == 0
+        warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: --resume")]
+        return [line.partition(f"/checkpoints/epoch_{epochs - 1}.pt: ")[2] for line in warned]
+
+    assert trainer(*soft, "--name", "x") == 0
+    assert told(2, *soft, "--lr", "1e-4", "--workers", "1", "--val-frequency", "9") == []
+    assert told(3, *soft[:4], *soft[6:], "--logit-scale-init", "20") == [
+        "its run had other settings: --ema-decay 0.9 → none"
+    ]
+    assert told(4, *clip, "--wd", "0.9", "--beta2", "0.5") == [
+        "its run had other settings: --method fff-softmax → clip; --captions-per-image 2 → 1; "
+        "--json-text-key captions → none; --wd 0.9 has no effect, as its optimizer's state has 0.2; "
+        "--beta2 0.5 has no effect, as its optimizer's state has 0.999"
+    ]
+    params = (trainer.run("x") / "params.txt").read_text().splitlines()
+    assert {"wd: 0.2", "beta2: 0.999", "method: clip"} <= set(params)
+    stock = [*trainer.common, *trainer.tars, "--name", "x", "--resume", "latest", "--epochs", "5"]
+    assert train(stock) == 0 and told(6, *clip) == []  # OpenCLIP's own loss by either name

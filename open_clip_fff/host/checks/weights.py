@@ -114,7 +114,7 @@ def check_resume(
         weights = weights_of(stored, checkpoint)
     if Path(checkpoint).suffix == ".safetensors" or (training and "epoch" in stored and "optimizer" not in stored):
         raise UsageError(f"{called}: holds weights and no optimizer's state, so no run can go on from it; {start}")
-    opt = _params(checkpoint).get("opt", args.opt)
+    opt = params_of(checkpoint).get("opt", args.opt)
     if training and "epoch" in stored and opt.lower() != args.opt.lower():
         raise UsageError(f"{called}: its optimizer's state is of --opt {opt}, not {args.opt}; resume with --opt {opt}")
     if plan.typed and (name := not_finite(weights)):
@@ -142,7 +142,7 @@ def check_resume(
 
 def trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
     """The flags a checkpoint was trained with, as far as they say what its model is; empty where they are not known."""
-    params = _params(checkpoint)
+    params = params_of(checkpoint)
     if not params:
         return ""
     words = [f"--{name} {params[name]}" for name in ("method", "loss") if params.get(name, "None") != "None"][:1]
@@ -151,7 +151,7 @@ def trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
     return f" (trained with {' '.join(words)})" if words else " (trained with OpenCLIP's own loss)"
 
 
-def _params(checkpoint: Path | str) -> dict[str, str]:
+def params_of(checkpoint: Path | str) -> dict[str, str]:
     """The settings of the run that a checkpoint belongs to; none where they are not known."""
     run = run_of(Path(checkpoint))
     return {} if run is None else read_params(run)

@@ -1,0 +1,69 @@
+"""What a resumed run is to train otherwise than before, of which nothing fails."""
+
+import argparse
+import ast
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from open_clip_fff.config.description import settings
+from open_clip_fff.config.fields import as_flag, fields_by_flag
+from open_clip_fff.config.open_clip import Upstream
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.safety import SafetySettings
+from open_clip_fff.config.text import TextSettings
+from open_clip_fff.config.zero_shot import ZeroShotSettings
+from open_clip_fff.data.data_sets import trains
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checks.weights import params_of
+from open_clip_fff.hub.checkpoints import read_epoch
+from open_clip_fff.hub.params import plan_of_run, upstream_of_run
+
+# which change nothing of what a resumed run is trained for: files, numerics, reports, and where a new run starts
+_OTHERS = {"model_config", "plugin", "loss_impl", "min_coverage", "class_key", "val_caption_sidecar"}
+_OTHERS |= {"fusion_pretrained", "logit_scale_init", "logit_bias_init", "discriminator_cache", "discriminator_batch"}
+for _kind in (TextSettings, ZeroShotSettings, SafetySettings):
+    _OTHERS |= set(fields_by_flag(_kind))
+_IN_STATE = ("wd", "beta1", "beta2", "eps", "momentum")  # of an optimizer, whose state brings its own
+
+
+def change_notes(args: argparse.Namespace, plan: Plan, checkpoint: Path | None) -> list[str]:
+    """A warning with the settings of the objective that differ from those of the checkpoint's run, if its are known.
+
+    Those of the optimizer that its state replaces are put back in `args`: log, params.txt and card tell what trains.
+    """
+    if checkpoint is None or not trains(args) or read_epoch(checkpoint) is None:  # weights alone begin a new run
+        return []
+    params, changed = params_of(checkpoint), []
+    with suppress(UsageError):  # of another release, with values that this one does not take
+        changed = _changes(params, plan, Upstream.of(vars(args))) if params else []
+    kept = []
+    for name in (*_IN_STATE, *["lr"] * args.skip_scheduler):
+        was, now = params.get(name), str(vars(args).get(name))
+        if was is not None and was != now:
+            kept.append(f"{as_flag(name)} {now} has no effect, as its optimizer's state has {was}")
+            setattr(args, name, ast.literal_eval(was))
+    told = [*[f"its run had other settings: {'; '.join(changed)}"] * bool(changed), *kept]
+    return [f"warning: --resume {checkpoint}: {'; '.join(told)}"] if told else []
+
+
+def _changes(params: Mapping[str, str], new: Plan, upstream: Upstream) -> list[str]:
+    """What was typed then or now and differs, `--mined-per-image 1 → none`; what follows from a method is its name."""
+    old = plan_of_run(params)
+    before, now = _objective(old, upstream_of_run(params)), _objective(new, upstream)
+    differ = [name for name in before if before[name] != now[name]]
+    method = "method" in differ
+    if differ == ["method"]:  # as --method clip of a run without flags of ours
+        return []
+    shown = [name for name in differ if name in old.typed | new.typed | ({"method"} if method else {"loss"})]
+    return [f"{as_flag(name)} {before[name]} → {now[name]}" for name in shown]
+
+
+def _objective(plan: Plan, upstream: Upstream) -> dict[str, str]:
+    """Settings as text; `none` for one without effect. Of paths the last name, as folders move."""
+    found = {
+        each.flag: each.value.rpartition("/")[2] if each.effect else "none"
+        for each in settings(plan, upstream)
+        if each.flag not in _OTHERS
+    }
+    return found | ({"loss": upstream.stock_loss(plan.loss.name == "siglip")} if plan.loss.stock else {})
