@@ -40,9 +40,11 @@ def change_notes(args: argparse.Namespace, plan: Plan, checkpoint: Path | None) 
     kept = []
     for name in (*_IN_STATE, *["lr"] * args.skip_scheduler):
         was, now = params.get(name), str(vars(args).get(name))
-        if was is not None and was != now:
-            kept.append(f"{as_flag(name)} {now} has no effect, as its optimizer's state has {was}")
+        if was is None or was == now:
+            continue
+        with suppress(ValueError, SyntaxError):  # of a file that is cut short
             setattr(args, name, ast.literal_eval(was))
+            kept.append(f"{as_flag(name)} {now} has no effect, as its optimizer's state has {was}")
     told = [*[f"its run had other settings: {'; '.join(changed)}"] * bool(changed), *kept]
     return [f"warning: --resume {checkpoint}: {'; '.join(told)}"] if told else []
 
