@@ -53,8 +53,8 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
 
     Before the first optimizer step, an exception becomes a UsageError with its message, and the folders that this run
     has made are removed, unless they hold a checkpoint or a result. Later exceptions pass, except a UsageError. One
-    failed rank reports the error; the others raise a `ReportedError`. Without a step, the files in the run's folder that
-    describe its training stay as they were.
+    failed rank reports the error; the others raise a `ReportedError`. Without a step, the files in the run's folder
+    that describe its training stay as they were.
 
     Fills in rank, world size and device of `args`, and connects `peers`. Yields a handler for the root logger, which
     keeps OpenCLIP's reason for exiting.
