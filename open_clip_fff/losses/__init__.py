@@ -1,1 +1,1 @@
-"""Losses: features and an assignment to a number and gradients."""
+"""Losses: from features and an assignment to a scalar and its gradients."""

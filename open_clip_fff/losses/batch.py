@@ -25,15 +25,15 @@ class GlobalBatch(NamedTuple):
     image: Tensor  # [B, D], this rank's
     text: Tensor  # [B, K, D], this rank's
     images: Tensor  # [N, D], in gather order (rank, then micro-batch), with gradient; in a ring `image`
-    texts: Tensor  # [N, K, D], likewise; in a ring `text`, which goes with the first of the assignment's blocks
+    texts: Tensor  # [N, K, D], likewise; in a ring `text`, the columns of the assignment's first block
     assignment: Assignment  # of this rank's images; padding is 0
 
 
 class GlobalBatchLoss(nn.Module, ABC):
     """A loss of the global batch and its assignment, computed in float32 (float64 inputs stay), outside autocast.
 
-    Arguments as `FFFLoss`; `weights`: what positives weigh. Raises ValueError for an unknown `impl`, `dist_impl` or
-    `products`, and for an `impl` that cannot weigh positives, or round products.
+    Arguments as `FFFLoss`; `weights` are those of positives. Raises ValueError for an unknown `impl`, `dist_impl` or
+    `products`, and where `impl` does not support the others.
     """
 
     by_tiles = True  # takes an `Assignment`, whose labels need not exist as one tensor
@@ -70,15 +70,15 @@ class GlobalBatchLoss(nn.Module, ABC):
             text_features: [B, K, D] (or [B, D] for K = 1), L2-normalised, this rank's.
             logit_scale: s > 0, scalar or [1] (already exponentiated, as OpenCLIP hands it over).
             logit_bias: b, scalar or [1]; None is 0.
-            caption_valid: bool [B, K], False where a caption is padding, whose features may be anything. Default: all
-                valid. (A mask of another type is True where it is not 0.)
+            caption_valid: bool [B, K], False where a caption is padding; its features may then be anything. Default:
+                all valid. (A mask of another type is True where it is not 0.)
             image_ids: int64 [B]; equal ids are the same image, negative ones equal no other. Default: all different.
             assignment: int8 or bool [B, N, K] (mining/labels.py), or one by tiles (mining/tiles.py). Default:
                 own captions by id, and with `FFFLoss(mining=...)` what Eq. 1 finds.
             mining_image_features, mining_text_features: [B, D'] and [B, K, D'], L2-normalised, this rank's, for
                 `mining` to find pairs with. Default: the features themselves.
-            text_assignment: int8 or bool [B, N, K], as captions see it, where that differs from how images do.
-                The sigmoid takes a positive of either, else what either ignores.
+            text_assignment: int8 or bool [B, N, K], the labels for the text-to-image direction, if they differ from
+                `assignment`. The sigmoid merges the two: positive if either is, else ignored if either is.
 
         Returns:
             Scalar, float32 (float64 for float64 features), the same number on every rank.

@@ -1,4 +1,4 @@
-"""The initial bias: one with which the first steps need not move every cosine up or down."""
+"""The initial bias, chosen so that the first steps need not move every cosine up or down."""
 
 import math
 
@@ -38,8 +38,9 @@ def initial_bias(positive_share: float, scale: float, mean_cosine: float) -> flo
 def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment, weights: PositiveWeights = EQUAL) -> Tensor:
     """Number of positives, number of pairs that are not ignored, and the sum of their cosines, over all ranks.
 
-    With weights, the sums of the weights of positives and of all pairs, and of weight times cosine. Of this rank's
-    image [B, D], text [B, K, D] and assignment; float64 [3]. Raises ValueError for features that are not L2-normalised.
+    With `weights`: the sum of the positives' weights, of all pairs' weights, and of weight times cosine. From this
+    rank's image [B, D], text [B, K, D] and assignment to float64 [3]. Raises ValueError for features that are not
+    L2-normalised.
     """
     check_normalised("image", image)
     check_normalised("text", text, assignment.global_texts.own.valid)
@@ -50,7 +51,7 @@ def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment, weights: Po
     for ((of_block,), _), block in zip(exchange_texts([text], [], assignment), assignment.blocks(), strict=True):
         for rows in tiles(len(image), max(AREA.on(image.device) // of_block[..., 0].numel(), 1)):
             labels = block.tile(rows)
-            # The sum over pairs is linear in the texts: weighted first, they need no cosine of each pair.
+            # The sum over pairs is linear in the texts: summing weighted texts first avoids the cosine of each pair.
             positive, counted = (labels == POSITIVE).flatten(1), labels.abs().to(of_block.dtype).flatten(1)
             if by_row is not None:
                 counted = torch.where(positive, by_row.tile(rows, block.columns.ids, labels.shape[2]), counted)

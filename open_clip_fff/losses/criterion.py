@@ -1,4 +1,4 @@
-"""A step's loss: mining features to an assignment, assignment to a number, and counts of both.
+"""A step's loss: makes the assignment from mining features, calls the loss on it, and counts what was mined.
 
 OpenCLIP's loop hands over the model's whole output by keyword. The assignment is made here and not in the model,
 because under gradient accumulation only the loss sees the whole batch.
@@ -32,18 +32,19 @@ class Criterion(nn.Module):
     """Makes the assignment, calls the loss, counts.
 
     Args:
-        loss: its forward gets by keyword what its signature names of `Criterion.forward`'s arguments and `assignment`.
+        loss: called with `assignment` and `Criterion.forward`'s arguments by keyword, those that its signature names.
         mining: Eq. 1's settings; None for own captions only.
-        accumulation: OpenCLIP's --accum-freq. The loop back-propagates the whole loss once per micro-batch, which
-            makes the scalars' gradients that many times too large: they are divided by it.
-        online: whether the trained model's own features mine; else a batch hook adds those that do.
+        accumulation: OpenCLIP's --accum-freq. The loop back-propagates the whole loss once per micro-batch, so the
+            gradients of scale and bias come out that many times too large: they are divided by it.
+        online: whether to mine with the trained model's own features; else a batch hook adds the mining features.
         given: which images the user pairs; None for none.
 
     Attributes:
         connections: labels the hardest negatives; None without a discriminator.
         fusion: matching and masked language modelling by a fusion model; None without one.
         keep_last: whether `last_batch` is needed.
-        not_finite: images and captions whose mining features held NaN or infinity, once for each micro-batch of a step.
+        not_finite: number of images and of captions whose mining features held NaN or infinity; a step counts each once
+            per micro-batch.
     """
 
     def __init__(
@@ -137,14 +138,14 @@ class Criterion(nn.Module):
         skip_warmup: bool = False,
         **_: Any,
     ) -> Assignment:
-        """The assignment of this rank's images, computed for each tile that is read.
+        """The assignment of this rank's images; each tile is computed when it is read.
 
         Args:
             on_tile: called with each tile that is computed.
-            skip_warmup: whether to mine as after the warm-up, for the start of the bias.
+            skip_warmup: whether to mine as if the warm-up were over, to estimate the initial bias.
 
         Raises:
-            ValueError: where mining features first come, if they are not L2-normalised.
+            ValueError: if mining needs features that are missing, or if the first ones are not L2-normalised.
         """
         valid = all_valid(text_features) if caption_valid is None else caption_valid
         own = own_text_block(
@@ -186,7 +187,7 @@ class Criterion(nn.Module):
         """Called when an epoch begins, counted from 0."""
         if self.connections is not None:
             self.connections.set_epoch(epoch)
-        if (set_epoch := getattr(self.loss, "set_epoch", None)) is not None:  # it depends on it, as smoothing does
+        if (set_epoch := getattr(self.loss, "set_epoch", None)) is not None:  # a loss may use the epoch, as S-ITC does
             set_epoch(epoch)
 
     def after_step(self) -> None:
@@ -195,7 +196,7 @@ class Criterion(nn.Module):
             self.miner.after_step()
 
     def _terms(self, value: Any) -> dict[str, Any]:
-        """The loss's terms by name. Raises UsageError for what OpenCLIP's loop cannot train on, or would add."""
+        """The loss's terms by name. Raises UsageError for one that is no scalar, or is not named as a loss."""
         terms = value if isinstance(value, dict) else {"contrastive_loss": value}
         for name, term in terms.items():
             found = list(term.shape) if isinstance(term, Tensor) else type(term).__name__
@@ -213,7 +214,7 @@ class Criterion(nn.Module):
         return None if self.given is None else self.given.labels(own, own) == NEGATIVE
 
     def _finite(self, image: Tensor | None, text: Tensor, own: TextBlock, counting: bool) -> MiningFeatures:
-        """Mining features in which what is not finite mines nothing."""
+        """Mining features, in which images and captions with NaN or infinity are marked as not valid."""
         text, captions = only_finite(text)
         images = captions.new_ones(len(text))
         if image is not None:
@@ -223,7 +224,7 @@ class Criterion(nn.Module):
         return MiningFeatures(image, text, own.valid & captions & images[:, None], own.ids)
 
     def _count(self, rows: TextBlock, columns: TextBlock, tile: Tile) -> None:
-        """Counts a tile, and each image in its first tile."""
+        """Counts a tile; its images only where the columns begin at 0, so that each image is counted once."""
         agreement = given = None
         if rows.classes is not None and columns.classes is not None:
             ours, theirs = rows.classes[:, None], columns.classes
@@ -233,7 +234,7 @@ class Criterion(nn.Module):
         self.counts.add(tile.labels.merged(), tile.mined, agreement, 0 if columns.offset else len(rows.ids), given)
 
     def _divided_gradient(self, scalar: Tensor | None) -> Tensor | None:
-        """The same number, with its gradient divided by the accumulation."""
+        """The same number, whose gradient is divided by `accumulation`."""
         if scalar is None or self.accumulation == 1 or not scalar.requires_grad:
             return scalar
         copy = scalar.clone()

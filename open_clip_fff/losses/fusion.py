@@ -1,7 +1,7 @@
 """The fusion model's loss: image-text matching (ITM) and masked language modelling (MLM), by MAFA's rules.
 
 As in ALBEF (arXiv 2107.07651), GRIT-VLP (arXiv 2208.04060) and MAFA (arXiv 2312.06112): pairs come from this rank's own
-batch, gradients reach both towers, and MLM goes over own pairs and over those that the discriminator converted.
+batch, gradients reach both towers, and MLM covers own pairs and the pairs that the discriminator labelled as matches.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Labelled = tuple[Hardest, Tensor, Tensor]  # hardest negatives and their match l
 
 
 class Tokens(Protocol):
-    """Tokens of n captions: features [n, L, W], mask bool [n, L], and the captions' own positions, int64 [n]."""
+    """Tokens of n captions: features [n, L, W], mask bool [n, L], and position of the pooled feature, int64 [n]."""
 
     @property
     def features(self) -> Tensor: ...
@@ -42,10 +42,10 @@ class Vocabulary:
     """The text tower's tokens, for masked language modelling."""
 
     size: int  # number of token ids
-    mask: int  # its id
-    padding: int  # likewise
+    mask: int  # id of the mask token
+    padding: int  # id of the padding token
     embedding: Callable[[], Tensor]  # returns the text tower's embedding [size, W]
-    # from masked ids and the ids before, int64 [n, L] each, to their tokens, with gradient
+    # from masked ids and original ids, int64 [n, L] each, to the masked captions' tokens, with gradient
     encode: Callable[[Tensor, Tensor], Tokens]
 
 
@@ -73,7 +73,7 @@ class FusionLoss:
         vocabulary: of the text tower; None where it has no mask token.
 
     Attributes:
-        counts: what was right, until it is read.
+        counts: pairs and masked tokens, and how many of them were right, since the last read (fusion_counts.py).
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class FusionLoss:
         labelled: Labelled | None,
         negatives: Tensor | None = None,
     ) -> ItmPairs:
-        """The pairs of ITM, and what each is, by features [B, D] and [B, K, D]; the rest as in `forward`."""
+        """The pairs of ITM and their kinds, from features [B, D] and [B, K, D]; other arguments as in `__call__`."""
         if labelled is None:
             if self.settings.itm_negatives == "hardest":
                 found = hardest_negatives(image, text, ids, valid, negatives=negatives)

@@ -7,8 +7,8 @@ from torch import Tensor
 from open_clip_fff.mining.counts import share
 from open_clip_fff.mining.itm import CONVERTED, HARD, OWN, REPLACED
 
-# A vector of counts: pairs of each kind and how many of them were classified right; masked tokens of own pairs and of
-# converted ones, likewise.
+# The vector of counts: for each kind of pair, their number and how many were classified right; then the same for the
+# masked tokens of own pairs and of converted pairs.
 KINDS = (OWN, HARD, CONVERTED, REPLACED)
 MLM = 2 * len(KINDS)  # where the masked tokens' counts begin
 LENGTH = MLM + 4
@@ -16,9 +16,9 @@ LENGTH = MLM + 4
 
 @dataclass(frozen=True)
 class FusionRates:
-    """The fusion model since the last log step, over ranks; shares from 0 to 1, None where there is nothing."""
+    """The fusion model since the last log step, over ranks; shares from 0 to 1, None where nothing was counted."""
 
-    itm: float | None  # accuracy of matching; by kind of pair `own`, `hard`, `converted_right`, `replaced_right`
+    itm: float | None  # accuracy of matching, over all pairs; the next four are by kind of pair
     own: float | None
     hard: float | None
     converted_right: float | None

@@ -1,4 +1,4 @@
-"""Logits and labels of a global batch, tile by tile, each with the captions that it is about."""
+"""Logits and labels of a global batch, tile by tile, each tile with its captions' features."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class LogitTile(NamedTuple):
     logits: Tensor  # s * cos [b, c], without a bias; may be overwritten
     labels: Labels  # int8 [b, c] each
     same_group: Tensor | None = None  # bool [b, c], which pairs are of one group; None without groups
-    weights: Tensor | None = None  # [b, c] or [b, 1], what each pair weighs if it is a positive; None where that is 1
+    weights: Tensor | None = None  # [b, c] or [b, 1], each pair's weight if it is a positive; None for 1 each
 
 
 def logit_tiles(
@@ -36,10 +36,10 @@ def logit_tiles(
     offset: int = 0,
     group: int | None = None,
 ) -> Iterator[LogitTile]:
-    """All pairs of this rank's images and a block.
+    """Tiles of all pairs of this rank's images and the block's captions.
 
     Args:
-        scaled: [B, D], image features times the scale, float32 or float64, or bfloat16 for logits of float32.
+        scaled: [B, D], image features times the scale, float32 or float64, or bfloat16 (logits are then float32).
         text: [n, K, D], the block's, of the same type.
         offset: of this rank's first image in the global batch.
         group: images per group, consecutive in the global batch; None without groups.
@@ -68,14 +68,14 @@ def exchange_texts(
     assignment: Assignment,
     merge: Callable[[Tensor, Tensor], object] = Tensor.add_,
 ) -> RingExchange:
-    """Brings texts (`constants`, [n, K, D] first) and gradients (`accumulators`) along with the assignment's blocks."""
+    """Iterates over texts (`constants`, [n, K, D] first) and gradients (`accumulators`) in the order of `blocks()`."""
     texts = assignment.global_texts
     return RingExchange(constants, accumulators, texts.rank, texts.world_size if texts.ring else 1, merge)
 
 
 def refuse_second_derivative() -> None:
-    """For a backward that only scales what forward computed, where autograd would differentiate it as a constant."""
-    if torch.is_grad_enabled():  # by create_graph=True alone, which once_differentiable does not see
+    """Raises RuntimeError under create_graph=True: autograd would take the gradients made in forward for constants."""
+    if torch.is_grad_enabled():  # only under create_graph=True, which once_differentiable does not detect
         raise RuntimeError(
             "a loss by tiles cannot be differentiated twice, as create_graph=True asks: use impl='dense'"
         )

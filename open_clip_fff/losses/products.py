@@ -1,7 +1,7 @@
-"""Matrix products of a loss: of the features as they are, or rounded to bfloat16 and summed in float32.
+"""Matrix products of a loss: of unrounded features, or of features rounded to bfloat16, summed in float32.
 
-Tensor cores multiply bfloat16 several times as fast as float32, and the product of two bfloat16 is exact in float32, so
-that only the rounding of what goes in is lost. Which of them it is, the type of the features says.
+Tensor cores multiply bfloat16 several times as fast as float32, and the product of two bfloat16 numbers is exact in
+float32, so only the rounding of the features loses precision. The features' dtype selects the product.
 """
 
 import torch
@@ -11,7 +11,7 @@ _ACCUMULATES = "dtype" in torch.ops.aten.mm.overloads()  # torch.mm(out_dtype=) 
 
 
 def to_multiply(features: Tensor, products: str) -> Tensor:
-    """Features, float32 or float64, in the type in which they are multiplied (config.objective.PRODUCTS).
+    """Casts features, float32 or float64, to the dtype in which they are multiplied (config.objective.PRODUCTS).
 
     Raises ValueError for float64 features that would be rounded to bfloat16.
     """
@@ -25,7 +25,7 @@ def to_multiply(features: Tensor, products: str) -> Tensor:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """[r, D] times [D, c], summed in float32 (float64 of float64).
 
-    Where there is no such product of bfloat16, as on a CPU, it is one of float32: the same numbers, but slower.
+    Where PyTorch cannot sum a bfloat16 product in float32, as on a CPU, it multiplies in float32: the same, but slower.
     """
     if a.dtype != torch.bfloat16:
         return a @ b
@@ -35,12 +35,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sum_dtype(features: Tensor) -> torch.dtype:
-    """In which products of these features are summed."""
+    """The dtype in which products of these features are summed."""
     return torch.float32 if features.dtype == torch.bfloat16 else features.dtype
 
 
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Adds `product`, in place; `a` [r, c] is rounded as `b` [c, D] is."""
+    """Adds `product(a, b)` to `total` in place; `a` [r, c] is rounded to bfloat16 if `b` [c, D] is."""
     if b.dtype != torch.bfloat16:
         return total.addmm_(a, b)
     return total.add_(product(a.bfloat16(), b))

@@ -16,15 +16,15 @@ def logits(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> T
 
 
 def positive_weights(assignment: Tensor, own: Tensor, per: str = "per-pair", mined_weight: float = 1.0) -> Tensor:
-    """What each pair weighs (ours; in Eq. 2 each weighs 1): 1 a negative, 0 an ignored pair, and of a row's positives
+    """The weight of each pair (ours; in Eq. 2 every weight is 1): 1 for a negative, 0 if ignored, and for a positive
 
         u_ij               per-pair, with u = 1 for an own caption and mined_weight for a mined one
         u_ij / sum_j u_ij  per-anchor
-        1, or mined_weight / number of mined ones      mined-per-anchor
+        1 if own, else mined_weight / number of the row's mined positives      mined-per-anchor
 
     Args:
         assignment: int8 [B, N, K].
-        own: bool, broadcastable to it: the captions of the row's own image, by id.
+        own: bool, broadcastable to `assignment`: which captions are of the row's own image, by id.
         per: one of config.objective.POSITIVE_WEIGHTS.
         mined_weight: 0 or greater.
 
@@ -60,7 +60,7 @@ def row_cross_entropy(
     same_group: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each row's softmax with its target: its positives by weight, and alpha spread over a group.
+    """Cross-entropy of each row's softmax with its target: 1 - alpha on the positives, alpha spread over a group.
 
         H_i = log sum_{j not ignored} exp(x_ij)  -  (1 - alpha) mean_{j positive} x_ij  -  alpha mean_{j in group} x_ij
 
@@ -68,12 +68,12 @@ def row_cross_entropy(
         logits: [R, C].
         assignment: int8 [R, C].
         alpha: of MAFA's smoothing (arXiv 2312.06112), 0 to 1.
-        same_group: bool [R, C], the columns that alpha is spread over, less those that are ignored; where that leaves
-            none, it stays with the positives. Default: all.
-        weights: [R, C], whose positives' are those of the mean over positives. Default: all the same.
+        same_group: bool [R, C], the columns over which alpha is spread, without ignored ones. A row without such a
+            column keeps alpha on its positives. Default: all columns.
+        weights: [R, C]; those of positives weight the mean over positives. Default: equal weights.
 
     Returns:
-        H [R], zero where a row has no positive with a weight, and bool [R], whether it has one.
+        H [R] and bool [R], whether the row has a positive with a non-zero weight; H is 0 where it has none.
     """
     positive = (assignment > 0).to(logits.dtype) * (1.0 if weights is None else weights.to(logits.dtype))
     counts = positive.any(dim=1)

@@ -19,7 +19,7 @@ class LossContext:
 
     rank: int
     world_size: int
-    settings: LossSettings  # as typed
+    settings: LossSettings  # as given on the command line
     batch_size: int = 1  # images per mini-batch on a rank, which are consecutive in the global batch
 
 
@@ -27,8 +27,8 @@ class LossContext:
 class LossEntry:
     """A registered loss.
 
-    The module's forward gets by keyword what it names of `FFFLoss.forward`'s arguments and of the tensors that batch
-    hooks added. It returns a scalar, or a dict of scalars whose names end in `_loss`.
+    The module's forward is called by keyword, with those of `FFFLoss.forward`'s arguments and of the batch hooks'
+    tensors that its signature names. It returns a scalar, or a dict of scalars whose names end in `_loss`.
     """
 
     build: Callable[[LossContext], nn.Module]

@@ -33,18 +33,18 @@ class FFFLoss(GlobalBatchLoss):
             differentiated twice. `triton` is `tiled` with a fused kernel for each tile (losses/sigmoid_triton.py), for
             float32 on CUDA. It takes 0.5 to 1.0 times as long on an H200, and needs a C compiler at run time, so `auto`
             does not choose it.
-        dist_impl: `gather` brings all ranks' texts to each rank; in a `ring` they go round the ranks, and no rank holds
-            more than two other ranks' at a time (mining features, ids and masks likewise), with `impl="tiled"` only.
-            The loss, its gradients and the assignment are the same.
-        mining: Eq. 1's thresholds, for a loss that also mines, tile by tile. What depends on earlier steps (a rate, a
-            warm-up, the guard) needs a `Miner`, whose assignment is passed to the loss.
-        positive_weight: the terms of an image's positives are multiplied by 1 each (`per-pair`, Eq. 2), by weights
-            whose sum is 1 (`per-anchor`), or by 1 for own captions, by id, and weights whose sum is `mined_weight` for
-            the others (`mined-per-anchor`); see `losses.reference.positive_weights`. The last two go over the
-            assignment once more.
-        mined_weight: what a positive that is no own caption weighs where an own caption weighs 1.
-        products: `bf16` rounds the features to bfloat16 where they are multiplied, and sums in float32 (by tiles; of
-            float32 features). It gained nothing beside TF32 on an H200 (docs/gpu.md).
+        dist_impl: `gather` copies all ranks' texts to each rank. `ring` (not with `impl="dense"`) passes texts, mining
+            features, ids and masks from rank to rank, and no rank holds more than two other ranks' at a time. The loss,
+            its gradients and the assignment are the same.
+        mining: Eq. 1's thresholds, for a loss that also mines, tile by tile. A rate, a warm-up and the guard depend on
+            earlier steps: for these use a `Miner`, and pass its assignment to the loss.
+        positive_weight: the weights of an image's positives: 1 each (`per-pair`, Eq. 2); weights that sum to 1
+            (`per-anchor`); or 1 for own captions, by id, and weights that sum to `mined_weight` for the others
+            (`mined-per-anchor`). See `losses.reference.positive_weights`. The last two take one more pass over the
+            assignment.
+        mined_weight: the weight of a positive that is no own caption, relative to an own caption's.
+        products: `bf16` rounds the features to bfloat16 for matrix products, and sums in float32 (by tiles, for float32
+            features). It gained nothing over TF32 on an H200 (docs/gpu.md).
 
     Raises:
         ValueError: for an unknown `impl`, `reduction` or `positive_weight`, for mining that depends on earlier steps,

@@ -16,23 +16,22 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
 
     U is uniform over all columns that are not ignored, or over those of the row's group. With alpha 0 it equals
     `MultiPositiveSoftmaxLoss`. With K = 1 and own captions only it equals `F.cross_entropy(label_smoothing=alpha)` in
-    both directions. For C columns and one positive, the loss is lowest where that logit is
-    ln(1 + C (1 - alpha) / alpha) above the others: this grows with the batch, so smoothing weakens; with U over a group
-    it stays.
+    both directions. For C columns and one positive, the loss is lowest where the positive's logit exceeds the others by
+    ln(1 + C (1 - alpha) / alpha). This gap grows with the batch, so smoothing weakens; with U over a group it does not.
 
     Args:
         alpha: 0 to 1; MAFA's is 0.5.
         rank, world_size, impl, dist_impl: as `MultiPositiveSoftmaxLoss`; GRIT-VLP's options are `dense` only.
         group: images per group, consecutive in the global batch; None spreads alpha over all columns.
         start: the first epoch with smoothing (`set_epoch`); in MAFA epoch 0 has none, because its batches are random.
-        stop_gradient: GRIT-VLP (arXiv 2208.04060): each direction gives no gradient to its keys.
+        stop_gradient: GRIT-VLP (arXiv 2208.04060): no direction sends gradient to its keys.
         consistency: GRIT-VLP: weight of a term in which each direction's softmax is the other's target (0.2 there).
-            With K captions, the softmax over texts is summed over an image's captions, the other is the mean over them;
-            that is ours.
+            With K captions (ours), the softmax over texts is summed over each image's captions, and the softmax over
+            images is averaged over the image's own captions.
         mined_weight, products: as `MultiPositiveSoftmaxLoss`.
 
     Raises:
-        ValueError: for a number out of range, and for options that `impl` does not have.
+        ValueError: for a number out of range, and for options that `impl` does not support.
 
     Example:
         >>> image = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
@@ -98,6 +97,6 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
 
 
 def _shares(logits: Tensor, counted: Tensor) -> Tensor:
-    """Log of the softmax over the columns that count; finite, but meaningless, elsewhere, and where none counts."""
+    """Log-softmax over the counted columns; in other columns, or if none is counted, finite but meaningless."""
     normaliser = logits.masked_fill(~counted & counted.any(), -torch.inf).logsumexp(dim=1, keepdim=True)
     return logits - normaliser

@@ -24,8 +24,8 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
     Args:
         rank, world_size, dist_impl: as `FFFLoss`.
         impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`.
-        mined_weight: a positive that is no own caption, by id, weighs so much in the targets where an own caption
-            weighs 1. With 0 it is like a negative: it stays in the denominator.
+        mined_weight: the weight in the targets of a positive that is no own caption, by id; an own caption weighs 1.
+            With 0 such a positive acts as a negative: it stays in the denominator.
         products: as `FFFLoss`.
 
     Example:

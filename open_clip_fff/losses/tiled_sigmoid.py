@@ -1,4 +1,4 @@
-"""FFF's Eq. 2 by tiles: value and gradients in one forward pass, and nothing of size N x N*K is kept.
+"""FFF's Eq. 2 by tiles: one forward pass computes value and gradients, and keeps nothing of size N x N*K.
 
 A sigmoid needs no normaliser over a row, so a tile's gradient is known as soon as its logits are:
 
@@ -17,26 +17,26 @@ from open_clip_fff.losses.products import add_product_, to_multiply
 from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment
 
-# `sigmoid_tile`, or an equivalent kernel, which may lack the weights
+# `sigmoid_tile`, or an equivalent kernel; a kernel need not take `weights`
 TileKernel = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def sigmoid_tile(
     logits: Tensor, labels: Tensor, bias: Tensor, needs_gradient: bool, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sums over a tile, in PyTorch; the gradient overwrites the logits, so that no second tile is allocated.
+    """Loss and gradient of a tile, in PyTorch; the gradient overwrites the logits, so that no second tile is allocated.
 
     Args:
         logits: s * cos [r, c], without the bias, float32 or float64. Overwritten by dL/dlogit, 0 where a label is 0;
             without `needs_gradient` by intermediate values.
         labels: int8 [r, c], +1 positive, -1 negative, 0 ignored.
         bias: b, scalar or [1].
-        needs_gradient: whether to compute it.
-        weights: [r, c] or [r, 1], what each pair weighs if it is a positive; None for 1 each.
+        needs_gradient: whether to compute the gradient.
+        weights: [r, c] or [r, 1], each pair's weight if it is a positive; None for 1 each.
 
     Returns:
-        Sum of the loss, float64 scalar; of the gradient, likewise, 0 where it is not needed; number of pairs that are
-        not ignored, int64 scalar, or with weights the sum of theirs, float64.
+        Sum of the loss, float64 scalar; sum of the gradient, float64 scalar, 0 without `needs_gradient`; number of
+        pairs that are not ignored, int64 scalar, or with `weights` the sum of their weights, float64 scalar.
     """
     sign = labels.to(logits.dtype).neg_()
     y = logits.add_(bias).mul_(sign).masked_fill_(labels == 0, -torch.inf)
@@ -52,9 +52,9 @@ def sigmoid_tile(
 
 
 def tile_kernel(impl: str, device: torch.device | None = None) -> TileKernel:
-    """The function that computes a tile on a device, None where that is not known yet.
+    """The function that computes a tile on `device`, which is None where it is not known yet.
 
-    Raises ValueError if `impl` is `triton` and that does not run here.
+    Raises ValueError if `impl` is `triton` and the Triton kernel does not run there.
     """
     if impl != "triton":
         return sigmoid_tile
@@ -67,7 +67,7 @@ def tile_kernel(impl: str, device: torch.device | None = None) -> TileKernel:
 
 
 def triton_obstacle(device: str | None) -> str | None:
-    """Why the Triton kernel does not run on a device of this type (None: on any), in a clause; None where it does."""
+    """Why the Triton kernel cannot run on this device type (None: on any), as a clause of a message; None if it can."""
     try:
         from open_clip_fff.losses import sigmoid_triton  # imported here, because Triton is optional
     except ImportError:
@@ -91,8 +91,8 @@ def tiled_sigmoid_sum(
 
     Args:
         image: [B, D], L2-normalised.
-        text: [N, K, D], L2-normalised, of the same type, float32 or float64; in a ring [B, K, D], this rank's, which go
-            round the ranks with their gradient. (The gradient that comes in must then be the same on all ranks.)
+        text: [N, K, D], L2-normalised, of the same type, float32 or float64. In a ring [B, K, D], this rank's: they and
+            their gradient travel round the ranks. (Backward must then get the same gradient on all ranks.)
         scale: s, scalar or [1].
         bias: b, likewise; None is 0.
         assignment: of B images and N * K captions; its labels are computed once for every tile.
@@ -101,7 +101,8 @@ def tiled_sigmoid_sum(
         products: one of config.objective.PRODUCTS; `bf16` for float32 only.
 
     Returns:
-        Scalar with gradients to the first four; and scalar, float64, or without weights the number of terms, int64.
+        The sum, a scalar with gradients to the first four arguments; and the terms' sum of weights, float64 scalar, or
+        without `weights` their number, int64 scalar.
     """
     bias = image.new_zeros(()) if bias is None else bias
     return _TiledSigmoid.apply(image, text, scale, bias, assignment, kernel, weights, products)

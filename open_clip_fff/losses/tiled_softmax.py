@@ -1,4 +1,4 @@
-"""The multi-positive softmax by tiles: an online log-sum-exp, and nothing of size N x N*K is kept.
+"""The multi-positive softmax by tiles: an online log-sum-exp, which keeps nothing of size N x N*K.
 
 A gradient needs the normalisers of its row and of its column, so logits are computed twice: once for the normalisers,
 once for the gradients of images and of captions together. Backward only scales what forward computed.
@@ -29,18 +29,18 @@ def tiled_softmax_loss(
 ) -> Tensor:
     """Half the mean cross-entropy of images (rows) and half that of captions (columns) that have a positive.
 
-    Equal to `losses.reference.row_cross_entropy` of M and of its columns, which are over all ranks' images; where the
-    assignment's directions differ, each has its own labels.
+    Equal to `losses.reference.row_cross_entropy` of M's rows and of its columns; a column spans all ranks' images.
+    Where the assignment's directions differ, each has its own labels.
 
     Args:
         image, text, scale, bias, products: as for `tiled_sigmoid_sum`; a bias changes nothing, and its gradient is 0.
-        assignment: of B images and N * K captions; its labels are computed twice for every tile, and counted once.
+        assignment: of B images and N * K captions; each tile's labels are computed twice, and counted once.
         alpha: of the smoothing, 0 to 1.
         group: images per group, consecutive in the global batch, over which alpha is spread; None spreads it over all.
         weights: of positives in the target of their row and of their column; None for 1 each.
 
     Returns:
-        This rank's share: a scalar whose mean over ranks is the loss, and its gradients' mean the loss's gradient.
+        This rank's share, a scalar: its mean over ranks is the loss, and its gradients' mean is the loss's gradient.
     """
     bias = image.new_zeros(()) if bias is None else bias
     return _TiledSoftmax.apply(image, text, scale, bias, assignment, alpha, group if alpha else None, weights, products)
@@ -77,8 +77,8 @@ def _row_and_column_stats(
 ) -> tuple[Tensor, Tensor]:
     """Six statistics [6, B] of each row and [6, n * K] of each column of `text`, over all rows of all ranks.
 
-    Of the logits x that are not ignored: the maximum; the sum of exp(x - maximum); weight and weighted sum of
-    the positives'; number and sum of those that alpha is spread over.
+    Of the logits x that are not ignored: the maximum; the sum of exp(x - maximum); the positives' sum of weights and
+    weighted sum of x; number and sum of the x over which alpha is spread.
     """
     start = scaled.new_tensor([-torch.inf, *[0.0] * 5], dtype=sum_dtype(scaled))[:, None]
     rows, columns = start.repeat(1, len(scaled)), start.repeat(1, text.shape[0] * text.shape[1])
@@ -89,7 +89,7 @@ def _row_and_column_stats(
             for labels, stats in _by_labels(tile, rows[:, tile.rows], of_block[:, tile.captions]):
                 _add_tile(stats, tile, labels, alpha)
     columns = exchange.accumulators[0]
-    if not global_texts.ring:  # they are of this rank's rows alone
+    if not global_texts.ring:  # so far over this rank's rows alone
         highest = highest_over_ranks(columns[0], global_texts.world_size)
         columns[1] *= _minus(columns[0], highest).exp()
         columns = torch.cat([highest[None], sum_over_ranks(columns[1:], global_texts.world_size)])
@@ -97,7 +97,7 @@ def _row_and_column_stats(
 
 
 def _by_labels(tile: LogitTile, rows: Tensor, columns: Tensor) -> list[tuple[Tensor, dict[int, Tensor]]]:
-    """What is of a tile's rows (dimension 1) and columns (0), with the labels as they see it; once if these agree."""
+    """Each direction's labels with its values: key 1 a tile's rows, key 0 its columns; one entry if they agree."""
     by_image, by_text = tile.labels
     if by_text is by_image:
         return [(by_image, {1: rows, 0: columns})]
@@ -105,7 +105,7 @@ def _by_labels(tile: LogitTile, rows: Tensor, columns: Tensor) -> list[tuple[Ten
 
 
 def _add_tile(stats: dict[int, Tensor], tile: LogitTile, labels: Tensor, alpha: float) -> None:
-    """Adds a tile [b, c] to the statistics of its rows (those of dimension 1) or columns (of 0), in place."""
+    """Adds a tile [b, c] to the statistics of its rows (key 1: sums over dimension 1) or columns (key 0), in place."""
     logits, counted, positive = tile.logits, labels != 0, labels > 0
     target = positive if tile.weights is None else positive * tile.weights
     of_target = logits.where(positive, 0.0) if tile.weights is None else logits * target
@@ -149,7 +149,7 @@ def _gradients(
     group: int | None,
     weights: RowWeights | None,
 ) -> tuple[Tensor, Tensor]:
-    """Of s times the images [B, D] and of the texts [n, K, D], from this rank's rows; `rows`, `columns`: `_targets`."""
+    """Gradients of scaled images [B, D] and of texts [n, K, D], from this rank's rows and the `_targets`."""
     by_image, by_text = (torch.zeros_like(x, dtype=sum_dtype(x)) for x in (scaled, text))
     exchange = exchange_texts([text, columns], [by_text], assignment)
     for ((texts, of_block), (by_texts,)), block in zip(exchange, assignment.blocks(), strict=True):
@@ -181,7 +181,7 @@ def _minus(x: Tensor, highest: Tensor) -> Tensor:
 
 
 def _share_of_row(stats: Tensor, world_size: int) -> Tensor:
-    """Factor of one row's cross-entropy in this rank's share: half of one over all rows that have a positive."""
+    """The factor of a row in this rank's share: world_size / (2 * number of all ranks' rows that have a positive)."""
     return 0.5 * world_size / sum_over_ranks((stats[2] > 0).sum(), world_size).clamp(min=1).double()
 
 
@@ -195,10 +195,10 @@ def _entropies(stats: Tensor, alpha: float) -> Tensor:
 
 
 def _targets(stats: Tensor, share_of_row: Tensor, alpha: float) -> Tensor:
-    """Shift, share and even, [3, R], from which the gradients of R rows' logits are computed.
+    """Shift, share and even, [3, R], for the gradients of R rows' logits.
 
-    A logit's is exp(x - shift), less `share` times its weight if it is a positive's, less `even` if alpha is spread
-    over it.
+    The gradient of a logit x is exp(x - shift), minus `share` times its weight if its pair is a positive, minus `even`
+    if alpha is spread over it.
     """
     highest, sums, positives, _, spread, _ = stats
     of_row = torch.where(positives > 0, share_of_row, 0.0).to(highest.dtype)

@@ -1,4 +1,4 @@
-"""What positives weigh, for a dense loss and by tiles."""
+"""The weights of positives, for dense and for tiled losses."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ from open_clip_fff.mining.tiles import Assignment, positive_counts
 
 
 class RowWeights(NamedTuple):
-    """What a positive of each of this rank's images weighs, `losses.reference.positive_weights` by rows."""
+    """The weights of positives for each of this rank's images: `losses.reference.positive_weights` row by row."""
 
     ids: Tensor  # int64 [B], of the images
     own: Tensor  # [B], of each own caption
     mined: Tensor  # [B], of each mined caption; the same object as `own` where they weigh the same
 
     def tile(self, rows: slice, column_ids: Tensor, k: int) -> Tensor:
-        """What each pair would weigh as a positive: [b, n * K], or [b, 1] where own and mined captions do not differ.
+        """Each pair's weight if it is a positive: [b, n * K], or [b, 1] where own and mined captions weigh the same.
 
         `column_ids` are int64 [n], of images with `k` captions each.
         """
@@ -30,9 +30,9 @@ class RowWeights(NamedTuple):
 
 
 def row_weights(assignment: Assignment, weights: PositiveWeights, like: Tensor) -> RowWeights | None:
-    """Of this rank's images, in the type of `like`; None where every pair weighs 1.
+    """The weights for this rank's images, in the dtype of `like`; None where every pair weighs 1.
 
-    Where the weights of an image go by the number of its positives, this goes over the whole assignment once.
+    Weights that depend on an image's number of positives take one pass over the whole assignment.
     """
     ids = assignment.global_texts.own.ids
     if weights.equal:
