@@ -1,9 +1,9 @@
 """Makes the assignment of a batch, for `Criterion`, for a loss that is called by itself, and in your own loop.
 
 1. `own_text_block` describes this rank's captions; `GlobalTexts` adds the other ranks', gathered or in a ring.
-2. `OwnCaptions` (tiles.py): an image's own captions are positives, by id, and those of pairs that the user names
-   (given.py).
-3. A `Miner` (miner.py) makes `MinedPairs` of it: Eq. 1 by tiles, with cap and guard.
+2. `OwnCaptions` (tiles.py): labels an image's own captions as positives, by id, and applies the pairs that the user
+   names (given.py).
+3. A `Miner` (miner.py) adds mined pairs (`MinedPairs`): Eq. 1 by tiles, with cap and guard.
 4. `ConnectedPairs` (connections.py) adds a discriminator's match labels.
 """
 
@@ -41,14 +41,14 @@ def make_assignment(
     on_tile: TileCallback | None = None,
     given: GivenPairs | None = None,
 ) -> Assignment:
-    """Own captions by id, mined pairs and match labels, computed for each tile that is read.
+    """Own captions by id, mined pairs and match labels; each tile is computed when it is read.
 
     Args:
         own: this rank's captions; with `features` where `mine` needs them, with `match_labels` where there are any,
             with `keys` or `rows` where `given` needs them.
         rank, world_size: this process's rank, and the number of ranks.
         ring: whether text blocks go round the ranks; else they are gathered.
-        mine: from the assignment without mining to the one with it, for example a `Miner`; None for own captions alone.
+        mine: adds mined pairs to the assignment, for example a `Miner`; None for own captions alone.
         on_tile: called with each tile that is computed.
         given: which images the user pairs; None for none.
 

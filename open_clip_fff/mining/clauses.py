@@ -28,11 +28,11 @@ class Mined(NamedTuple):
 
     pairs: Tensor  # bool [B, N, K]
     clauses: Clauses  # Eq. 1's clauses over all pairs, before own captions, padding, cap and guard
-    doubtful: Tensor | None = None  # bool [B, N, K], in the band below the thresholds, or cut off; None without a band
+    doubtful: Tensor | None = None  # bool [B, N, K], in the band, or cut by cap or guard; None without a band
     held: Tensor | None = None  # number of pairs that the guard left out, int64 scalar; None without a guard
 
     def restricted_to(self, kept: Tensor) -> "Mined":
-        """Without the pairs outside of `kept`, bool [B, N, K]; with a band, these become doubtful."""
+        """Keeps only the pairs in `kept`, bool [B, N, K]; with a band, the others become doubtful."""
         pairs = self.pairs & kept
         doubtful = None if self.doubtful is None else self.doubtful | (self.pairs & ~kept)
         return self._replace(pairs=pairs, doubtful=doubtful)
@@ -45,7 +45,7 @@ class Candidates(NamedTuple):
     others: Tensor  # bool [B, N, K], captions of other images, without padding or positives that the user names
     own: Tensor  # bool [B, N, K], captions of the row's own image, without padding: read by rates and the guard
     ids: Tensor  # int64 [N]
-    rows: MiningFeatures  # of the row images
+    rows: MiningFeatures  # the row images' features
 
     def allowed(self, margin: float | str | None, band: float = 0.0) -> Tensor:
         """Those of `others` that a mining margin allows, bool [B, N, K] (`reference.above_own`); all for None."""
@@ -57,16 +57,16 @@ class Candidates(NamedTuple):
 
     @property
     def score(self) -> Tensor:
-        """What cap and guard rank pairs by: S_it, or S_tt without image features; [B, N, K]."""
+        """The score by which cap and guard rank pairs: S_it, or S_tt without image features; [B, N, K]."""
         s = self.similarity
         return (s.text_text if s.image_text is None else s.image_text).expand(self.others.shape)
 
 
 def mine(rows: MiningFeatures, columns: MiningFeatures, config: MiningConfig, named: Tensor | None = None) -> Mined:
-    """Eq. 1 with the config's thresholds, of B row images and the captions of N column images.
+    """Eq. 1 with the config's thresholds, for B row images and the captions of N column images.
 
     Cosines and thresholds are float32 (float64 features stay so), outside autocast and without TF32: the spacing of
-    bfloat16 near 0.99 is 0.0039, too coarse for a threshold there. `named` as `candidates`.
+    bfloat16 near 0.99 is 0.0039, too coarse for a threshold there. `named` as in `candidates`.
     """
     with torch.no_grad(), exact_float32(rows.text.device):
         return select(candidates(rows, columns, config.text_text, named), Thresholds.of(config), config)
@@ -77,7 +77,7 @@ def candidates(
 ) -> Candidates:
     """The cosines of B row images with N column images, and which captions are of other images.
 
-    `named`, int8 [B, N], are the user's labels (given.py), whose positives are not mined; None for none.
+    `named`, int8 [B, N], are the user's labels (given.py), None for none; pairs that they make positive are not mined.
     """
     rows, columns = _without_padding(_exact(rows)), _without_padding(_exact(columns))
     same = own_pairs(rows.ids, columns.ids)[..., None]
@@ -87,7 +87,7 @@ def candidates(
 
 
 def select(pairs: Candidates, thresholds: Thresholds, config: MiningConfig, cap: bool = True) -> Mined:
-    """The pairs above thresholds and margin, with `cap` cut to the config's; with a band, those below are doubtful."""
+    """The pairs above thresholds and margin, capped with `cap`; pairs in the config's band are doubtful."""
     passed = clauses(pairs.similarity, thresholds)
     mined = passed.any & pairs.allowed(config.margin)
     if cap and config.cap is not None:
@@ -101,7 +101,7 @@ def select(pairs: Candidates, thresholds: Thresholds, config: MiningConfig, cap:
 
 
 def prepared(features: MiningFeatures, text_text: str) -> MiningFeatures:
-    """Features in the precision that mining computes in, with captions pooled once for all tiles."""
+    """Features in the precision of mining; where S_tt is pooled, with captions pooled once for all tiles."""
     with torch.no_grad(), exact_float32(features.text.device):
         exact = _exact(features)
         if text_text != "pooled":
@@ -115,15 +115,15 @@ def _exact(features: MiningFeatures) -> MiningFeatures:
 
 
 def _without_padding(features: MiningFeatures) -> MiningFeatures:
-    """With zeros for padding, which may be NaN; a copy, and therefore of a tile's features alone."""
+    """A copy of the features with zeros for padding, which may be NaN."""
     return features._replace(text=features.text.masked_fill(~features.valid[..., None], 0.0))
 
 
 def best_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> Tensor:
     """Each row's `cap` pairs of highest score; ties go to the smaller id, then the earlier caption.
 
-    Ids break ties, not positions: the result must not depend on how images are spread over ranks. What comes back are
-    positions j * K + k, int64 [B, min(cap, N * K)], -1 where a row has fewer.
+    Ids break ties, not positions: the result must not depend on how images are spread over ranks. Returns positions
+    j * K + k, int64 [B, min(cap, N * K)], -1 where a row has fewer.
     """
     by_id, k = torch.argsort(column_ids, stable=True), pairs.shape[2]
     sorted_score = score.masked_fill(~pairs, -torch.inf)[:, by_id].flatten(1)
@@ -136,7 +136,7 @@ def positions_mask(positions: Tensor, offset: int, images: int, k: int) -> Tenso
     """`best_per_row`'s pairs as a mask of the columns of `images` images from `offset` on, bool [B, images, K]."""
     start, width = offset * k, images * k
     inside = (positions >= start) & (positions < start + width)
-    # what is in other columns is written to one more, which is cut off
+    # positions in other columns are written to an extra column, which is cut off
     mask = torch.zeros(len(positions), width + 1, dtype=torch.bool, device=positions.device)
     return mask.scatter_(1, torch.where(inside, positions - start, width), True)[:, :-1].unflatten(1, (-1, k))
 

@@ -1,14 +1,14 @@
 """Connection mining (MAFA's ECM, arXiv 2312.06112): a discriminator labels the hardest negatives of each step.
 
 1. `hardest.hardest_negatives` finds each image's hardest caption and each caption's hardest image.
-2. `ConnectionMiner` has those pairs labelled (a batch hook scores them) and counts what came of it (`counts.py`).
+2. `ConnectionMiner` has those pairs labelled (a batch hook scores them) and counts the labels (`counts.py`).
 3. `hardest.match_labels` turns positions into ids, so that other ranks find the pairs, too.
 4. `ConnectedPairs` applies the labels to an assignment, tile by tile.
 
-A match becomes a positive, also where Eq. 1 leaves the pair out (`--ignore-band`), an ambiguous pair is ignored, both
-only in the direction that found the pair: an image's row or a caption's column. A pair is identified by its image's id,
-its caption's image's id and a hash of the caption: where an image is in the global batch twice with different captions,
-a label of one of them says nothing about the other.
+A match becomes a positive, even where Eq. 1 ignores the pair (`--ignore-band`); an ambiguous pair is ignored. Both
+apply only in the direction that found the pair: an image's row or a caption's column. A pair is identified by its
+image's id, the id of its caption's image and a hash of the caption: if an image is in the global batch twice with
+different captions, the label of one caption does not apply to the other.
 """
 
 from collections.abc import Callable, Iterator
@@ -63,8 +63,8 @@ class ConnectionMiner:
     ) -> TextBlock:
         """This rank's texts, with `match_labels` where pairs were scored.
 
-        `image` [B, D] and `text` [B, K, D] are the trained model's, `features` those that mine, whose image-text
-        cosines the gate compares, None where there are none; `negatives` as for `hardest_negatives`.
+        `image` [B, D] and `text` [B, K, D] are the trained model's features. The gate compares image-text cosines of
+        the mining features, `features`, None if there are none. `negatives` as for `hardest_negatives`.
         """
         self.last = to_score = None
         if not self.active and (self.label_matches is not None or own.classes is None or not counting):
@@ -88,7 +88,7 @@ class ConnectionMiner:
 
 
 class ConnectedPairs(Assignment):
-    """`base` with match labels in the place of negatives, and matches in that of ignored pairs.
+    """`base`, in which match labels replace negatives, and matches replace ignored pairs.
 
     Its text blocks have `match_labels` and `captions`.
     """
@@ -114,7 +114,7 @@ class ConnectedPairs(Assignment):
 
 
 def _label(labels: Tensor, pairs: Tensor, new: Tensor) -> Tensor:
-    """`new` at those pairs that are negatives so far, and a match at those that Eq. 1 leaves out.
+    """`labels` with `new` at those `pairs` that are negatives so far; a match also replaces an ignored label.
 
     Own captions and mined positives keep their labels.
     """

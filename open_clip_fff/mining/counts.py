@@ -38,11 +38,11 @@ class Rates:
     held: float  # captions per image that the guard of self-mining left out
     positive_share: float  # positives among all pairs that are not ignored, 0 to 1
     right: float | None = None  # share of mined pairs whose images are of one class; None where no class was known
-    given: float = 0.0  # captions per image of other images that the user pairs with it
+    given: float = 0.0  # captions per image, of other images that the user pairs with it
 
 
 class MiningCounts(RunningSums):
-    """Sums over the tiles of the assignments that `add` saw."""
+    """Sums over the tiles passed to `add`."""
 
     def __init__(self) -> None:
         # rows; image_text, image_image, text_text, mined, doubtful, held; of known class, right; positives, pairs;
@@ -94,13 +94,13 @@ class ConnectionRates:
     Shares from 0 to 1; None where there is nothing to take a share of.
     """
 
-    by_image: float | None = None  # of the images' hardest negatives that were scored: matches
-    by_text: float | None = None  # of the captions' hardest negatives that were scored: matches
-    doubtful: float | None = None  # of both: ambiguous, and so ignored
-    unasked: float | None = None  # of all hardest negatives: not scored because of the gate; counted nowhere else
-    right: float | None = None  # of the matches: both images are of one class
-    missed: float | None = None  # of the scored pairs of one class: labelled no match
-    true: float | None = None  # of the scored pairs (without a discriminator, of all): of one class
+    by_image: float | None = None  # matches among the images' hardest negatives that were scored
+    by_text: float | None = None  # matches among the captions' hardest negatives that were scored
+    doubtful: float | None = None  # ambiguous pairs, which are ignored, among both
+    unasked: float | None = None  # not scored because of the gate, among all hardest negatives; counted nowhere else
+    right: float | None = None  # pairs of one class among the matches
+    missed: float | None = None  # not labelled a match, among the scored pairs of one class
+    true: float | None = None  # pairs of one class among the scored pairs (without a discriminator, among all)
 
     @property
     def rate(self) -> float | None:
@@ -172,5 +172,5 @@ def connection_rates(sums: Tensor, labelled: bool = True) -> ConnectionRates:
 
 
 def share(part: int, total: int) -> float | None:
-    """None where there is nothing to take a share of."""
+    """part / total; None where the total is 0."""
     return part / total if total else None

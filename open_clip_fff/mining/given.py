@@ -1,4 +1,4 @@
-"""Positives of one's own: pairs of images that the user names, by a key that they share or in a list."""
+"""Positives given by the user: pairs of images that share a key, or that a list names."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ class ListedPairs(NamedTuple):
 
     rows: Tensor  # int64 [E], sorted
     partners: Tensor  # int64 [E]
-    most: int  # partners of one row
+    most: int  # the largest number of partners of a row
 
     @classmethod
     def of(cls, pairs: Tensor) -> "ListedPairs":
-        """Of pairs in any order, int64 [P, 2], P > 0."""
+        """From pairs in any order, int64 [P, 2], P > 0."""
         rows, partners = torch.cat([pairs, pairs.flip(1)]).unique(dim=0).unbind(dim=1)
         return cls(rows.contiguous(), partners.contiguous(), int(rows.unique(return_counts=True)[1].max()))
 
@@ -26,14 +26,14 @@ class ListedPairs(NamedTuple):
         return self._replace(rows=self.rows.to(device), partners=self.partners.to(device))
 
     def tile(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Which of b rows and n columns, int64 ids, are listed: bool [b, n]. Looks b * most ids up, and not b * n."""
+        """bool [b, n]: which pairs of b rows and n columns, int64 ids, are listed. Looks up b * most ids, not b * n."""
         start, end = (torch.searchsorted(self.rows, rows, right=right) for right in (False, True))
         places = start[:, None] + torch.arange(self.most, device=rows.device)
         partners = self.partners[places.clamp(max=len(self.partners) - 1)]
         ordered, order = columns.sort()
-        first = torch.searchsorted(ordered, partners).clamp(max=len(columns) - 1)  # of columns that are the same row
+        first = torch.searchsorted(ordered, partners).clamp(max=len(columns) - 1)  # of equal columns, the first
         found = (places < end[:, None]) & (ordered[first] == partners)
-        # what is not found is written to one more column, which is left out
+        # pairs that are not found are written to an extra column, which is left out
         listed = torch.zeros(len(rows), len(columns) + 1, dtype=torch.bool, device=rows.device)
         listed.scatter_(1, torch.where(found, first, len(columns)), True)
         return listed[:, torch.searchsorted(ordered, ordered)][:, order.argsort()]
@@ -48,7 +48,7 @@ class GivenPairs(NamedTuple):
         [[-1, 1, -1], [1, -1, -1], [-1, -1, -1]]
     """
 
-    by_key: int = POSITIVE  # what images of one key are: POSITIVE or IGNORED
+    by_key: int = POSITIVE  # the label of images that share a key: POSITIVE or IGNORED
     listed: ListedPairs | None = None  # further pairs, of rows, which are positives
 
     def labels(self, rows: TextBlock, columns: TextBlock) -> Tensor:

@@ -31,7 +31,7 @@ class TextBlock(NamedTuple):
 
 
 class GlobalTexts:
-    """All ranks' captions, block by block; may be iterated again and again, by all ranks alike.
+    """All ranks' captions, block by block; may be iterated repeatedly, by all ranks together.
 
     Args:
         own: this rank's.

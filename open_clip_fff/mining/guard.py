@@ -18,15 +18,16 @@ DIGIT = 16  # bits of a score that one pass determines
 def score_limit(
     one_pass: Callable[[], Iterable[tuple[Tensor, Tensor]]], limit: int, dtype: torch.dtype, world_size: int
 ) -> Tensor:
-    """The score above which the global batch has at most `limit` pairs, where it has more than that in all.
+    """The score above which the global batch has at most `limit` pairs; it must have more than that in all.
 
-    It is the score of the best pair that is left out. Pairs that tie with it are left out too: once features collapse,
-    many scores are equal, and which of them to keep would depend on chance and on the number of ranks.
+    This is the score of the best pair that is left out. Pairs that tie with it are left out too: once features
+    collapse, many scores are equal, and which of them to keep would depend on chance and on the number of ranks.
 
-    A radix search, exact: one pass counts pairs by the first digit of their score, the next those in whose first digit
-    the limit falls by their second, and so on: two passes for float32, four for float64.
+    An exact radix search. The first pass counts pairs by the first digit of their score and finds the digit at which
+    the limit is reached; the second counts the pairs with this digit by their second digit, and so on. Float32 takes
+    two passes, float64 four.
 
-    `one_pass` goes over this rank's tiles: scores of `dtype` (float32 or float64) and mined pairs, [b, n, K] each.
+    `one_pass` yields this rank's tiles: scores of `dtype` (float32 or float64) and mined pairs, [b, n, K] each.
     """
     bits = torch.finfo(dtype).bits
     left = torch.tensor(limit)
@@ -48,15 +49,15 @@ def score_limit(
 
 
 def own_recall(tiles: Iterable[tuple[Candidates, Tensor]], rows: int, world_size: int) -> tuple[Tensor, Tensor]:
-    """How well the features find what is known to be right: the share of own captions above a bar.
+    """How well the features find known positives: the share of own captions that score above a bar.
 
-    The bar is the score of the m-th best of other images' captions, m the number of mined pairs, but at least one per
-    image. Where own captions, which are right, do not score above it, others that do are no better than chance. The
-    share is about the precision of mined pairs where as many are mined as there are to find, and lower where there are
-    more. Scored by S_it, over the global batch.
+    The bar is the score of the m-th best caption of other images, where m is the number of mined pairs, at least one
+    per image. If own captions, which are right, do not score above the bar, the captions that do are no better than
+    chance. The share is about the precision of mined pairs if as many are mined as there are to find, and lower if
+    there are more to find. Scored by S_it, over the global batch.
 
-    `tiles` are this rank's, each with what the thresholds would mine of it, bool [b, n, K]; `rows` is B. Returns the
-    share, float64 scalar from 0 to 1, the same on every rank, and m, int64 scalar.
+    `tiles` are this rank's, each with the pairs that the thresholds would mine, bool [b, n, K]; `rows` is B. Returns
+    the share, float64 scalar from 0 to 1, the same on every rank, and m, int64 scalar.
     """
     counts = pairs = torch.tensor(0)
     for tile, mined in tiles:

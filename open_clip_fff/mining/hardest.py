@@ -36,8 +36,8 @@ def hardest_negatives(
         text: [B, K, D], likewise.
         ids: int64 [B].
         valid: bool [B, K].
-        after: the hardest, for the second hardest: no caption of the image whose caption is an image's hardest is a
-            candidate for that image, nor is a caption's hardest image for that caption.
+        after: the hardest negatives, to find the second hardest. For an image, this excludes all captions of the image
+            that its hardest caption belongs to; for a caption, its hardest image.
         negatives: bool [B, B], pairs of images that may be candidates; None for all.
     """
     size, k = valid.shape
@@ -49,7 +49,7 @@ def hardest_negatives(
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         negative = _negatives(ids, valid, negatives, rows)
-        with exact_float32(image.device):  # in half precision captions that are nearly as near tie
+        with exact_float32(image.device):  # in half precision nearly equal cosines tie
             cosines = (image[rows] @ texts.T).masked_fill(~negative, -torch.inf)
         of_images = of_texts = cosines
         if after is not None:
@@ -85,9 +85,10 @@ def _negatives(ids: Tensor, valid: Tensor, negatives: Tensor | None, rows: slice
 
 
 def _drawn(logits: Tensor) -> Tensor:
-    """A column of each row by its softmax, int64 [n]; -1 for a row without any, or whose softmax is not finite.
+    """Draws a column of each row by its softmax, int64 [n]; -1 for a row without any, or whose softmax is not finite.
 
-    The loss of features that are not finite is not, either, and the step is skipped: multinomial would end the process.
+    On a softmax that is not finite, multinomial would end the process. The loss is not finite then, and the step is
+    skipped.
     """
     weights = logits.softmax(dim=1)
     some = weights.isfinite().all(dim=1)
@@ -95,9 +96,9 @@ def _drawn(logits: Tensor) -> Tensor:
 
 
 def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """The candidates' cosines [B] and [B, K] by other L2-normalised features [B, D'] and [B, K, D'].
+    """Cosines of the hardest pairs, [B] and [B, K], by other L2-normalised features [B, D'] and [B, K, D'].
 
-    They are meaningless without a candidate.
+    They are meaningless where there is no negative.
     """
     image, text = full_precision(image), full_precision(text)
     of_images = (image * text.flatten(0, 1)[hardest.caption.clamp(min=0)]).sum(dim=-1)

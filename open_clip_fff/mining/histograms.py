@@ -10,11 +10,11 @@ BINS = 8192
 
 
 def bins(cosine: Tensor) -> Tensor:
-    """The bin of each cosine, int64, rising with it: the last whose `edge` is below it, as mining compares them."""
-    cosine = cosine.clamp(-1.0, 1.0)  # of features in bfloat16, whose lengths are rounded, too
+    """The bin of each cosine, int64: the last bin whose `edge` is below the cosine (mining's `cosine > threshold`)."""
+    cosine = cosine.clamp(-1.0, 1.0)  # features in bfloat16 have rounded lengths
     number = ((1.0 - cosine.acos() / math.pi) * BINS).long().clamp(0, BINS - 1)
     edges = edge(torch.arange(BINS + 1, device=cosine.device)).to(cosine.dtype)
-    number += cosine > edges[number + 1]  # the arc cosine is rounded, which must not put a tie on the other side
+    number += cosine > edges[number + 1]  # acos is rounded: a tie must not cross the edge
     return number - ((cosine <= edges[number]) & (number > 0)).long()
 
 

@@ -29,13 +29,13 @@ def itm_targets(
 ) -> ItmPairs:
     """Own pairs, each caption with its hardest image, each image with its hardest caption: 3B pairs where K is 1.
 
-    A hardest pair that the discriminator calls a match is one; one that it calls none is none; where it is in doubt the
-    second hardest takes its place and is no match, unchecked. A match score that equals a threshold drops the pair.
+    A hardest pair has the discriminator's label, match or no match. Where this is ambiguous, the second hardest takes
+    the pair's place as no match, unchecked. A match score that equals a threshold drops the pair.
 
     Args:
         valid: bool [B, K].
         hardest: positions of the hardest negatives.
-        second: of the hardest ones of other images.
+        second: positions of the second hardest, of other images than the hardest.
         by_image, by_text: match labels of `hardest` (labels.py), int8 [B] and [B, K]; `UNDECIDED` drops a pair. None
             without a discriminator: nothing matches.
     """

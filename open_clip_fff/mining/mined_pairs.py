@@ -42,13 +42,13 @@ class MinedPairs(Assignment):
             self._capped = self._best(config.cap)
 
     def above(self, score: Tensor) -> "MinedPairs":
-        """The same without the pairs of at most this score."""
+        """The same, without mined pairs that score `score` or less."""
         fewer = copy(self)
         fewer._score_limit = score
         return fewer
 
     def all_tiles(self) -> Iterator[tuple[slice, TextBlock, Candidates, Mined]]:
-        """One pass over all pairs, tile by tile, without `on_tile`: its rows, its columns, and what is found there."""
+        """One pass over all pairs, tile by tile, without `on_tile`: rows, columns, candidates, mined pairs."""
         for columns in self.text_blocks():
             for rows, part in squares(self.shape[0], columns):
                 yield rows, part, *self._tile(rows, part, self.own.named(rows, part))

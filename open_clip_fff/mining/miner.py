@@ -18,28 +18,28 @@ from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import exact_float32
 
 # The guard's limits. Mined pairs may not exceed GROWTH times their number at the warm-up's end, nor the share CROWD of
-# all captions. Features that pass the thresholds in more than the share BLIND of all pairs at that end distinguish
-# nothing, and nothing is mined at all; nor is anything while fewer than the share TRUST of own captions outscore what
-# would be mined (guard.own_recall): on the digits that share was under .1 while mined pairs were mostly wrong, and
-# above .2 while three quarters or more were right.
+# all captions. If more than the share BLIND of all pairs pass the thresholds at the warm-up's end, the features
+# distinguish nothing, and nothing is mined at all. Nothing is mined either while less than the share TRUST of own
+# captions outscore the pairs that would be mined (guard.own_recall): on the digits data this share was below .1 while
+# most mined pairs were wrong, and above .2 while three quarters or more were right.
 GROWTH, CROWD, BLIND, TRUST = 2.0, 0.1, 0.5, 0.2
 FADE = 0.95  # weight of the old trust at each step
 
 
 class _StepCounts(NamedTuple):
-    """What the assignments of one step counted, which takes effect after the step."""
+    """The counts of one step's assignments; they take effect after the step."""
 
     mined: Tensor | None  # pairs of all ranks, int64 scalar; None without the guard
     images: int  # of all ranks
     counts: Counts | None
-    trust: Tensor | None  # the moving average with this step's
+    trust: Tensor | None  # the moving average of `own_recall`, with this step's
 
 
 class Miner:
     """Eq. 1 with what depends on earlier steps: a rate that is held, a warm-up, the guard.
 
     Called for each assignment, as the `mine` of `make_assignment`. Under gradient accumulation a step makes the same
-    assignment several times; what it counted takes effect once, in `after_step`.
+    assignment several times; its counts take effect once, in `after_step`.
 
     Args:
         config: thresholds or rate, warm-up, guard.
@@ -50,9 +50,10 @@ class Miner:
 
     Attributes:
         step: optimizer steps that are done.
-        reference: mined captions per image at the warm-up's end, which the guard's limit is relative to; None before,
-            or without the guard.
-        trust: the share of own captions that outscore what would be mined, over the last steps; None without the guard.
+        reference: mined captions per image at the warm-up's end; the guard's limit is relative to it. None before, or
+            without the guard.
+        trust: the share of own captions that outscore the pairs that would be mined, a moving average; None without the
+            guard.
 
     Example:
         >>> miner = Miner(MiningConfig(per_image=1.0))
@@ -114,11 +115,11 @@ class Miner:
 
     @torch.no_grad()
     def without_warmup(self, own: OwnCaptions) -> MinedPairs:
-        """The assignment as after the warm-up, with these features; counts nothing."""
+        """The assignment as if the warm-up were over; counts nothing."""
         return MinedPairs(own, self._find_thresholds(own)[1], self.config)
 
     def _find_thresholds(self, own: OwnCaptions) -> tuple[Counts | None, Thresholds]:
-        """This step's thresholds, and with a rate what finding them counted."""
+        """This step's counts (None without a rate) and thresholds."""
         if self._rate is None:
             return None, Thresholds.of(self.config)
         return self._rate.observe(partial(self._sampled, own, self._rate))
@@ -149,7 +150,7 @@ class Miner:
             yield pairs
 
     def blind(self, captions: int) -> bool:
-        """Whether the guard has switched mining off, in global batches of so many captions."""
+        """Whether the guard has switched mining off, with so many captions in the global batch."""
         return self.reference is not None and self.reference > BLIND * captions
 
     def _limit(self, images: int, k: int) -> int:
@@ -177,7 +178,7 @@ class Miner:
             self.reference = pairs / max(total, 1.0)
 
     def thresholds(self) -> Thresholds | None:
-        """Those that the rate holds now; None without a rate, or before the first step."""
+        """The thresholds that the rate holds now; None without a rate, or before the first step."""
         return None if self._rate is None else self._rate.thresholds()
 
     def state_dict(self) -> dict[str, Any]:

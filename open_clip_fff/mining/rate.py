@@ -1,13 +1,13 @@
 """Thresholds that hold a rate: those at which `per_image` captions per image are mined.
 
-A pair's *level* is the smallest share of other pairs, over Eq. 1's clauses, that are at least as similar as it is. All
-pairs up to one level are mined, and the level is the one at which they are `per_image` per image: every clause cuts
-its own cosines at the same quantile. Quantiles come from histograms, whose counts add up over ranks and over steps.
-The rule is ours; the paper's thresholds are numbers.
+For each clause of Eq. 1, a share of pairs is at least as similar as a given pair; the smallest of these shares is the
+pair's *level*. All pairs up to one level are mined, such that they are `per_image` per image: every clause cuts its own
+cosines at the same quantile. Quantiles come from histograms, whose counts add up over ranks and over steps. The rule is
+ours; the paper's thresholds are numbers.
 
-A cap leaves min(cap, n) of a row's n pairs up to a level, which is the number of its `cap` lowest levels up to it. With
-a cap only these are counted, so that the rate is that of the pairs that the cap leaves. With a mining margin only pairs
-above it are counted; where they are fewer than the rate, all of them are mined.
+A cap keeps min(cap, n) of a row's n pairs up to a level: as many as are among the row's `cap` lowest levels. With a cap
+only these are counted, so the rate is the one after the cap. With a mining margin only pairs above it are counted;
+where they are fewer than the rate, all of them are mined.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +33,7 @@ class Counts(NamedTuple):
     """Histograms of pairs, float64 so that old ones can fade."""
 
     cosines: Tensor  # [4, BINS]: S_it, S_ii and S_tt of other images, and S_it of own captions
-    levels: Tensor  # [LEVELS], of pairs with other images; with a cap, of as many of each row
+    levels: Tensor  # [LEVELS], of pairs with other images; with a cap, of each row's `cap` lowest
     rows: Tensor  # images, scalar
 
 
@@ -44,8 +44,8 @@ def clause_levels(
 
     Args:
         pairs: B row images and N column images.
-        above: of S_it, S_ii and S_tt of other images, the shares in each bin or a higher one, [>= 3, BINS].
-        config: which clauses are on; None is returned for one that is off, or whose cosines do not exist.
+        above: for S_it, S_ii and S_tt of other images, the share of pairs in each bin or a higher one, [>= 3, BINS].
+        config: which clauses are on. The level is None for a clause that is off, or without its cosines.
         p1_prime: below it the third clause's level is NEVER; None for no filter.
     """
     s = pairs.similarity
@@ -78,9 +78,10 @@ def level_at(number: Tensor) -> Tensor:
 
 
 def first_bin_of_levels(above: Tensor, up_to: Tensor, share: Tensor | float) -> Tensor:
-    """The lowest bin of cosines with at most `share` in it or above (by shares [BINS]), of the first `up_to` levels.
+    """The lowest bin of cosines whose level is in the first `up_to` bins, with at most `share` of pairs in it or above.
 
-    Compares bins of levels, by which pairs are counted: a level at which a bin begins may hold too many pairs.
+    `above` are the shares [BINS] of pairs in a bin or above. Levels are compared by bin, as pairs are counted: the
+    level at which a bin begins may admit too many pairs.
     """
     beyond = (level_number(above.float()) >= up_to) & (above > 0)
     return (beyond | (above > share)).sum()
@@ -101,8 +102,8 @@ class RateThresholds:
     def sampled(self, size: int, images: int, captions: int) -> slice:
         """The rows that `observe` counts, of this rank's B = `size`, in a batch of N x K.
 
-        Every n-th row of the global batch: the same ones whatever the number of ranks. After a resume with batches of
-        another size the counts begin anew: of more pairs per image a smaller share is mined.
+        Every n-th row of the global batch, the same rows for any number of ranks. A resume with another batch size
+        starts the counts anew: of more pairs per image a smaller share is mined.
         """
         self._columns = images * captions
         if self._resumed not in (0, self._columns):
@@ -112,9 +113,9 @@ class RateThresholds:
         return slice(-self.rank * size % step, None, step)
 
     def observe(self, one_pass: Callable[[], Iterable[Candidates]]) -> tuple[Counts, Thresholds]:
-        """This step's counts over all ranks, and its thresholds, from earlier steps' counts; in the first from its own.
+        """This step's counts over all ranks, and its thresholds, from earlier steps' counts; the first step uses its own.
 
-        `one_pass` goes over some rows, in training those that `sampled` names, and all columns, in one or more parts.
+        `one_pass` yields some rows (in training those of `sampled`) against all columns, in one or more parts.
         """
         levels = _Levels(self.config.cap)
         cosines, rows = torch.tensor(0), 0
@@ -140,7 +141,7 @@ class RateThresholds:
             self._kept = Counts(*(old * fade + new for old, new in zip(self._kept, seen, strict=True)))
 
     def thresholds(self) -> Thresholds | None:
-        """The next step's; None before the first step."""
+        """The next step's thresholds; None before the first step."""
         return None if self._kept is None else self._thresholds(self._kept)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from open_clip_fff.config.mining import MiningConfig
 
 
 class MiningFeatures(NamedTuple):
-    """The features that mine, of N images: L2-normalised, float32 or float64."""
+    """The features used for mining, of N images: L2-normalised, float32 or float64."""
 
     image: Tensor | None  # [N, D]; None for a sentence-embedding model, which sees texts alone
     text: Tensor  # [N, K, D]
@@ -26,7 +26,7 @@ class MiningFeatures(NamedTuple):
     pooled: Tensor | None = None  # `pooled_text` [N, D], where it was computed before
 
     def subset(self, images: slice | Tensor) -> "MiningFeatures":
-        """Those of some images, by a slice or by indices."""
+        """The features of some images, by a slice or by indices."""
         return tree_map_only(Tensor, lambda x: x[images], self)
 
 
@@ -40,18 +40,18 @@ class Thresholds(NamedTuple):
 
     @classmethod
     def of(cls, config: MiningConfig) -> "Thresholds":
-        """The config's."""
+        """The thresholds of `config`."""
         return cls(config.p1, config.p2, config.p3, config.p1_prime)
 
     def lowered(self, band: float) -> "Thresholds":
-        """All of them less `band`."""
+        """All thresholds minus `band`."""
         return Thresholds(*(None if threshold is None else threshold - band for threshold in self))
 
 
 class Similarities(NamedTuple):
     """Cosines of B row images with N column images and their K captions."""
 
-    image_text: Tensor | None  # S_it [B, N, K]; None without image features, like the next
+    image_text: Tensor | None  # S_it [B, N, K]; None without image features, as is the next
     image_image: Tensor | None  # S_ii [B, N, 1], the same for every caption of image j
     text_text: Tensor  # S_tt [B, N, K], or [B, N, 1] where pooled
 
@@ -88,7 +88,7 @@ def text_text_similarity(rows: MiningFeatures, columns: MiningFeatures, form: st
         return each.masked_fill(~rows.valid[:, :, None, None], -1.0).amax(dim=1)
     count = rows.valid.sum(dim=1)[:, None]
     mean = (rows.valid[:, None].to(rows.text.dtype) @ rows.text).squeeze(1) / count.clamp(min=1)
-    cosines = torch.einsum("bd,nkd->bnk", mean, columns.text)  # the mean of cosines is that with the mean vector
+    cosines = torch.einsum("bd,nkd->bnk", mean, columns.text)  # the mean of cosines is the product with the mean vector
     return cosines.masked_fill(count[..., None] == 0, -1.0)
 
 
@@ -102,7 +102,7 @@ def similarities(rows: MiningFeatures, columns: MiningFeatures, text_text: str) 
 
 
 def clauses(similarity: Similarities, thresholds: Thresholds) -> Clauses:
-    """Each clause of Eq. 1; one whose threshold is off holds nowhere, and p1' off filters nothing."""
+    """Each clause of Eq. 1. A clause whose threshold is off holds nowhere; p1' off filters nothing."""
     s, p = similarity, thresholds
 
     def above(cosine: Tensor | None, threshold: float | Tensor | None, otherwise: bool = False) -> Tensor:
@@ -118,7 +118,7 @@ def clauses(similarity: Similarities, thresholds: Thresholds) -> Clauses:
 
 
 def own_scores(rows: MiningFeatures) -> Tensor:
-    """The mean S_it of each image's own valid captions, [B]; infinite where it has none, so that no caption is above.
+    """The mean S_it of each image's own valid captions, [B]; infinite where it has none, so that no caption passes.
 
     Raises ValueError for features of captions alone.
     """
@@ -130,7 +130,7 @@ def own_scores(rows: MiningFeatures) -> Tensor:
 
 
 def above_own(image_text: Tensor, own: Tensor, margin: float | str, band: float = 0.0) -> Tensor:
-    """S_it > own - M, or for a percentage such as "95%" S_it > M * own (ours), less `band`, as the other thresholds.
+    """Whether S_it > own - margin - band, or with a percentage such as "95%" S_it > own * margin - band (ours).
 
     From S_it [B, N, K] and `own_scores` [B] to bool [B, N, K].
     """
@@ -139,7 +139,7 @@ def above_own(image_text: Tensor, own: Tensor, margin: float | str, band: float 
 
 
 def given_labels(ids: Tensor, keys: Tensor, rows: Tensor, listed: set[tuple[int, int]], by_key: int = 1) -> Tensor:
-    """What the user says of each two of N images (ours): `given.GivenPairs.labels`, one pair at a time.
+    """The user's label of each two of N images (ours): `given.GivenPairs.labels`, one pair at a time.
 
     Ids, keys and rows are int64 [N], and no two images share a negative key; `listed` are pairs of rows.
     """
@@ -154,6 +154,6 @@ def given_labels(ids: Tensor, keys: Tensor, rows: Tensor, listed: set[tuple[int,
 
 
 def best_pairs(pairs: Tensor, score: Tensor, limit: int) -> Tensor:
-    """The guard of self-mining (ours): the best `limit` pairs, without those that tie with the first one left out."""
+    """The guard of self-mining (ours): the best `limit` pairs, without those that tie with the next best."""
     ranked = score[pairs].sort(descending=True).values
     return pairs if len(ranked) <= limit else pairs & (score > ranked[limit])

@@ -22,7 +22,7 @@ class Labels(NamedTuple):
     """An assignment as each direction of a softmax sees it, int8 [b, n, K] each; one object where they agree."""
 
     by_image: Tensor  # which captions are positives, negatives or ignored for an image
-    by_text: Tensor  # which images are for a caption
+    by_text: Tensor  # which images are, for a caption
 
     def merged(self) -> Tensor:
         """For a loss with one matrix: positive where either is, else ignored where either is."""
@@ -35,7 +35,7 @@ class Tile(NamedTuple):
 
     labels: Labels
     mined: Mined | None = None  # the pairs that were mined
-    named: Tensor | None = None  # int8 [b, n], what the user says of the images (`GivenPairs.labels`)
+    named: Tensor | None = None  # int8 [b, n], the user's labels of the pairs of images (`GivenPairs.labels`)
 
 
 TileCallback = Callable[[TextBlock, TextBlock, Tile], None]  # gets the images of a tile's rows, its columns, the tile
@@ -68,10 +68,10 @@ class Assignment(ABC):
 
     @abstractmethod
     def make(self, rows: slice, columns: TextBlock) -> Tile:
-        """Of some of this rank's images and some columns."""
+        """The tile of some of this rank's images and some columns."""
 
     def text_blocks(self) -> Iterator[TextBlock]:
-        """All columns, in blocks that `make` takes, or parts of which it takes."""
+        """All columns, in blocks; `make` takes a block or a part of one."""
         yield from self.global_texts
 
     def blocks(self) -> Iterator[AssignmentBlock]:
@@ -108,7 +108,7 @@ class Assignment(ABC):
 class GivenLabels(Assignment):
     """An assignment that exists as a tensor, int8 or bool (else TypeError) [B, N, K]; padding becomes 0.
 
-    `by_text` is as captions see it, where that differs from how images do.
+    `by_text` are the labels of the text-to-image direction, if they differ.
     """
 
     def __init__(self, given: Tensor, global_texts: GlobalTexts, by_text: Tensor | None = None) -> None:
@@ -127,7 +127,7 @@ class GivenLabels(Assignment):
 class OwnCaptions(Assignment):
     """An image's own captions, by id, are positives, and so are those of images that `given` pairs with it.
 
-    All others are negatives, or ignored where `given` says so.
+    All others are negatives, or ignored where `given` labels them so.
     """
 
     def __init__(
