@@ -17,7 +17,7 @@ class CosineDiscriminator:
     """q is the cosine of image and caption, clamped at 0: no probability, so the thresholds are cosines.
 
     Contrastive models rank captions and do not say whether one matches; a probability would need a calibrated scale and
-    bias. That is why `ConnectionSettings` demands thresholds of the user's own.
+    bias. So `ConnectionSettings` requires the user to give thresholds.
 
     Args:
         context: `name` is an architecture and its weights, `ViT-B-32-quickgelu/openai` or `ViT-B-32/FILE`, a run's
@@ -44,7 +44,7 @@ class CosineDiscriminator:
 
     @torch.no_grad()
     def pairs(self, images: Tensor, rows: Tensor, captions: Sequence[str]) -> Tensor:
-        """q of P pairs, float32 [P], given crops [U, 3, H, W], each caption's row of them, int64 [P], and P strings."""
+        """q of P pairs, float32 [P], given crops [U, 3, H, W], each caption's crop index, int64 [P], and P strings."""
         if not captions:
             return torch.empty(0, device=self.device)
         features = torch.cat([self.towers.images(part) for part in images.split(self.batch)])

@@ -16,10 +16,10 @@ from open_clip_fff.models.crops import Crops
 
 
 class MatchingDiscriminator:
-    """Scores pairs by a frozen matching head: q is its softmax, in float32 (half on CUDA) whatever the autocast.
+    """Scores pairs by a frozen matching head: q is its softmax, in float32 (half on CUDA), also under autocast.
 
-    A model fine-tuned on COCO, such as Salesforce/blip-itm-base-coco, leaks COCO into every model trained with it,
-    whose COCO results are then no longer zero-shot. `identity` is a hash of weights, architecture, tokenizer and
+    A model fine-tuned on COCO, such as Salesforce/blip-itm-base-coco, leaks COCO into every model trained with it: that
+    model's COCO results are then no longer zero-shot. `identity` is a hash of weights, architecture, tokenizer and
     preprocessing.
     """
 
@@ -38,7 +38,7 @@ class MatchingDiscriminator:
         return self.pairs(images, torch.arange(len(captions)), captions)
 
     def pairs(self, images: Tensor, rows: Tensor, captions: Sequence[str]) -> Tensor:
-        """q of P pairs, float32 [P], given crops [U, 3, H, W], each caption's row of them, int64 [P], and P strings."""
+        """q of P pairs, float32 [P], given crops [U, 3, H, W], each caption's crop index, int64 [P], and P strings."""
         return match_probabilities(self.matching, lambda index: self.crops(images[index]), rows, captions, self.batch)
 
 
@@ -49,9 +49,9 @@ def make_discriminator(
     image_std: tuple[float, ...],
     cache_dir: str | None = None,
 ) -> Discriminator:
-    """Loads `KIND:NAME`, one of a plug-in, or a folder or hub name whose config.json says BLIP or BLIP-2.
+    """Loads `KIND:NAME`, a plug-in's discriminator, or a folder or hub name whose config.json says BLIP or BLIP-2.
 
-    It runs on `device`, where the batch's images are, too, normalised by `image_mean` and `image_std`.
+    It runs on `device`, which also holds the batch's images, normalised by `image_mean` and `image_std`.
 
     Raises UsageError if there is none of that name, or it has no matching head.
     """

@@ -1,4 +1,4 @@
-"""A fusion model of our own training as discriminator: it closes MAFA's loop without a foreign model."""
+"""A fusion model trained with this package as discriminator: MAFA's loop without a foreign model."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -16,8 +16,8 @@ FIX = "name a folder with its config, weights, tokenizer and preprocessor, or go
 def load_matching(name: str, flag: str, cache_dir: str | None = None, kind: str | None = None) -> MatchingModel:
     """Loads a model of the hub, or a folder, in float32 on the CPU, in eval mode.
 
-    `flag` has its value, for error lines. `kind` is `blip` or `blip2` if the user chose one, None to follow
-    config.json.
+    `flag` is the flag with its value, for error lines. `kind` is `blip` or `blip2` if the user chose one, None to
+    follow config.json.
 
     Raises:
         UsageError: if it cannot be loaded, is of another kind, or has no image-text matching head.

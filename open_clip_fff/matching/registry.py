@@ -58,7 +58,7 @@ class SharesImages(Protocol):
     """A discriminator that encodes each image once, however many captions it is paired with."""
 
     def pairs(self, images: Tensor, rows: Tensor, captions: Sequence[str]) -> Tensor:
-        """q of P pairs, float32 [P], of images [U, 3, H, W] as above, by the image of each caption, int64 [P]."""
+        """q of P pairs, float32 [P], given images [U, 3, H, W] as above and each caption's image index, int64 [P]."""
         ...
 
 

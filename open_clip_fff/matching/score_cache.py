@@ -29,8 +29,8 @@ _FIND = "SELECT q FROM verdicts WHERE image = ? AND caption = ?"
 class ScoreCache:
     """q by image id and caption hash, in a SQLite file per rank and discriminator, on a local disk.
 
-    Each rank writes its own file and reads all ranks' files of the same discriminator, of this and earlier runs. What
-    was put survives SIGKILL. Each file holds the version of the image ids (SQLite's `user_version`).
+    Each rank writes its own file and reads all ranks' files of the same discriminator, of this and earlier runs. Stored
+    scores survive SIGKILL. Each file holds the version of the image ids (SQLite's `user_version`).
 
     A score is of the crop on which it was first computed, although later crops may show another part of the image.
 
@@ -40,8 +40,8 @@ class ScoreCache:
         rank: of this process.
 
     Raises:
-        UsageError: if the folder or file cannot be written, the file is no such cache, or a file in the folder holds
-            image ids of another version.
+        UsageError: if the folder or file cannot be written, the file is no cache of this discriminator, or a file in
+            the folder holds image ids of another version.
 
     Example:
         >>> cache = ScoreCache("scores", discriminator.identity)
@@ -126,7 +126,7 @@ class ScoreCache:
             logging.warning(f"{FLAG}: {self.path} cannot be written ({reason(error)}); scores are no longer cached.")
 
     def close(self) -> None:
-        """Closes all files; what was put is safe without it."""
+        """Closes all files. Stored scores are safe without it."""
         for connection in (self._own, *self._others.values()):
             connection.close()
 

@@ -14,7 +14,7 @@ Images = Tensor | Callable[[Tensor], Tensor]
 
 
 class PairScorer:
-    """Match scores by id where the caption is the image's own, from the cache where possible, else by the model."""
+    """Match scores of pairs: 1 for an image's own caption, by id; else from the cache, or the discriminator."""
 
     def __init__(self, discriminator: Discriminator, cache: ScoreCache | None = None) -> None:
         self.discriminator, self.cache = discriminator, cache

@@ -113,7 +113,7 @@ class RateThresholds:
         return slice(-self.rank * size % step, None, step)
 
     def observe(self, one_pass: Callable[[], Iterable[Candidates]]) -> tuple[Counts, Thresholds]:
-        """This step's counts over all ranks, and its thresholds, from earlier steps' counts; the first step uses its own.
+        """This step's counts over all ranks, and its thresholds by earlier steps' counts; the first step uses its own.
 
         `one_pass` yields some rows (in training those of `sampled`) against all columns, in one or more parts.
         """
