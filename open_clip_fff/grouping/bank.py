@@ -19,14 +19,14 @@ from open_clip_fff.grouping.bank_file import HEADER_BYTES, BankFile, bank_header
 
 
 class PartialBank(NamedTuple):
-    """How much an unpublished bank holds: samples, and D, None before the first."""
+    """The size of an unpublished bank: its number of samples, and D, None before the first."""
 
     rows: int
     dim: int | None
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Bytes of its features' file and of its ids'."""
+        """Bytes of the features' file and of the ids' file."""
         return HEADER_BYTES + 4 * self.rows * (self.dim or 0), 8 * self.rows
 
 
@@ -125,10 +125,10 @@ def find_partial(folder: Path, epoch: int, rank: int, bank: PartialBank, folders
 
 
 class Bank:
-    """Finds the features that the ranks published of one epoch.
+    """Looks up the features that the ranks published for one epoch.
 
     Files are mapped, not read: opening takes no time, loader workers share the pages, and unpickling opens them again.
-    An id that several ranks saw has the features of the highest of them.
+    For an id that several ranks saw, the features of the highest rank count.
 
     Args:
         folder, epoch: of the files.

@@ -17,7 +17,7 @@ import numpy as np
 from open_clip_fff.data.ids import ID_VERSION, check_version
 from open_clip_fff.errors import UsageError
 
-HEADER_BYTES = 512  # with its length; fixed, because it is written last; a multiple of 8
+HEADER_BYTES = 512  # with the 8 of its length; fixed, because the header is written last; a multiple of 8
 _VERSION = "id_version"
 _NAME = re.compile(r"(\.?)epoch_(\d+)_rank_\d+\.(?:safetensors|ids)")
 
@@ -71,7 +71,7 @@ class BankFile:
         features, ids, rows: float16 [n, 2, D], int64 [m] and int64 [m].
 
     Raises:
-        UsageError: if it is missing, truncated, or something else.
+        UsageError: if it is missing, truncated, or no bank.
     """
 
     def __init__(self, path: Path) -> None:

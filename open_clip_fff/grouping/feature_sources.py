@@ -29,9 +29,9 @@ class FeatureLookup(Protocol):
 
 
 class LastEpochFeatures:
-    """Opens, when an epoch begins, the bank that the epoch before it filled; there is none for the first.
+    """Opens, when an epoch begins, the bank that the previous epoch filled; the first epoch has none.
 
-    Of the folders, the run's own first, then that of the run that it resumes, the first with a bank is used.
+    `folders` are the run's own and that of the run that it resumes; the first with a bank is used.
 
     Raises UsageError if an existing bank cannot be read, or has ids of another version.
     """

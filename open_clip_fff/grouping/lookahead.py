@@ -1,8 +1,8 @@
 """Grouping a stream: a bounded look-ahead of undecoded samples in each of the loader's workers.
 
 Samples are read ahead into a queue; a search space is drawn from it, walked and cut into mini-batches, which come out
-in random order. A pass over the stream gives the same samples as without grouping, including which ones are left out at
-its end because they do not fill a mini-batch, unless images are corrupt.
+in random order. A pass over the stream gives the same samples as without grouping, and leaves out the same ones at its
+end because they do not fill a mini-batch, unless images are corrupt.
 """
 
 import random
@@ -53,7 +53,7 @@ class Lookahead:
         self.begin(0)
 
     def begin(self, batches: int) -> None:
-        """Called when a worker's epoch begins: its number of mini-batches, from one or more passes over its shards."""
+        """Called when a worker's epoch begins, of so many mini-batches from one or more passes over its shards."""
         self._batches, self._done, self.arrived, self._passes = batches, 0, 0, 0
 
     def arrivals(self, samples: Iterable) -> Iterator:
@@ -63,7 +63,7 @@ class Lookahead:
             yield sample
 
     def __call__(self, samples: Iterable[dict]) -> Iterator[dict]:
-        """One pass."""
+        """One pass over the stream."""
         arrived, self._passes = self.arrived, self._passes + 1
         lookup = self.features(self.epoch())
         try:
@@ -125,7 +125,7 @@ class _Queue:
         return len(self._ready)
 
     def fill(self, size: int, needed: int, lost: int) -> None:
-        """Reads until `size` samples can be drawn, the stream ends, or `needed` and the `lost` ones are read."""
+        """Reads until `size` samples can be drawn, the stream ends, the queue is full, or enough are read."""
         while len(self._ready) < size and (self._bytes < self._most or len(self._ready) < self._batch):
             complete = self._read >= needed + lost
             sample = None if complete else next(self._samples, None)

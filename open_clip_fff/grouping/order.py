@@ -33,7 +33,7 @@ def arrange(
         batch: samples per mini-batch; of all ranks together where `scope` is global.
         settings: `search_space`, `share` and `quantile` are used here.
         generator: on the CPU; the order depends on it and the features only.
-        known: bool [n], which samples have features; None for all. Rows of others are not read.
+        known: bool [n], which samples have features; None for all. Rows of the other samples are not read.
 
     Raises:
         ValueError: if shapes do not go together, `batch` is less than 1, or a known feature is not finite.
@@ -51,7 +51,7 @@ def arrange(
     walked = min(int(settings.share * full + 0.5), len(candidates) // batch)
 
     pieces = []
-    # split makes one empty piece of nothing
+    # split of an empty tensor gives one empty piece
     for space in candidates[: walked * batch].split(settings.search_space) if walked else ():
         start = int(torch.randint(len(space), (1,), generator=generator))
         rows = space.to(image.device)

@@ -12,8 +12,8 @@ def alternating_walk(image: Vectors, text: Vectors, start: int = 0, quantile: fl
     Args:
         image, text: S vectors of D numbers each, of any length.
         start: the first sample.
-        quantile: of the `left` samples, from the nearest down, number floor((1 - quantile) * (left - 1)) is next. Of
-            equally near ones the first in the data comes first.
+        quantile: the next sample is number floor((1 - quantile) * (left - 1)), from 0, of the `left` samples by falling
+            cosine; ties stay in the data's order.
     """
     here, there = [_unit(x) for x in image], [_unit(x) for x in text]
     order, left = [start], [sample for sample in range(len(image)) if sample != start]

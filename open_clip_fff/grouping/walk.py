@@ -13,12 +13,12 @@ from open_clip_fff.numerics import exact_float32, full_precision
 def alternating_walk(image_features: Tensor, text_features: Tensor, *, start: int = 0, quantile: float = 1.0) -> Tensor:
     """Orders S samples by a greedy walk from image to text to image (GRIT-VLP, arXiv 2208.04060, as used by MAFA).
 
-    From the first sample's image to the unvisited sample whose text is nearest, from that one's text to the unvisited
-    sample whose image is nearest, and so on. Of equal cosines the lowest index is taken.
+    From the first sample's image it goes to the unvisited sample with the nearest text, from this text to the unvisited
+    sample with the nearest image, and so on. Of equal cosines the lowest index is taken.
 
-    The authors' code marks visited samples by a softmax probability of zero; those of unvisited samples may round to
-    zero as well, so that it visits some twice and others never. Here visited samples have a cosine of -inf, and the
-    order is a permutation for any features.
+    The authors' code marks visited samples by a softmax probability of zero. Unvisited samples' probabilities may round
+    to zero as well, so it visits some samples twice and others never. Here visited samples have a cosine of -inf, and
+    the order is a permutation for any features.
 
     The cosines, S x S in float32 (float64 for float64 features), are computed where the features are; the walk is on
     the CPU.
@@ -69,7 +69,7 @@ def check_features(image: Tensor, text: Tensor) -> None:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Rows [S, D] at length 1, also those whose squares are no floats; zeros stay zeros."""
+    """Rows [S, D] at length 1, also rows whose squares over- or underflow; zeros stay zeros."""
     return F.normalize(x / x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny), dim=-1)
 
 
@@ -91,7 +91,7 @@ def _walk(cosine: np.ndarray, start: int, quantile: float) -> np.ndarray:
 
 
 def _at_rank(values: np.ndarray, rank: int) -> int:
-    """The index of the value that has `rank` others before it in falling order; of equal ones the first comes first."""
+    """The index of value number `rank`, from 0, in falling order; ties stay in their order."""
     value = np.partition(values, -1 - rank)[-1 - rank]
     equal = np.flatnonzero(values == value)
     return int(equal[rank - np.count_nonzero(values > value)])
