@@ -1,4 +1,4 @@
-"""Whether what a batch hook returned can be trained on: mistakes in a hook of one's own are told with its name."""
+"""Checks that the batch a hook returned can be trained on; errors name the hook."""
 
 from torch import Tensor
 
@@ -10,9 +10,9 @@ _FIX = "captions.picking(positions) takes along all that they have"
 
 
 def check_batch(hook: BatchHook, before: Batch, after: Batch, thorough: bool) -> None:
-    """Raises UsageError if a hook's batch lacks images or their extras, or has captions beside others' extras.
+    """Raises UsageError if a hook's batch lacks images or extras, or has captions with other captions' extras.
 
-    `thorough` says whether captions are compared with those that it was given, which waits for the GPU.
+    `thorough`: whether to compare captions with those that the hook was given, which waits for the GPU.
     """
     who = f"--batch-hooks: {type(hook).__name__}"
     if not isinstance(after, Batch):
@@ -32,7 +32,7 @@ def check_batch(hook: BatchHook, before: Batch, after: Batch, thorough: bool) ->
 
 
 def _picked(before: Batch, after: Batch, thorough: bool) -> bool:
-    """Whether captions have changed in number, or stand where others stood."""
+    """Whether the captions changed in number or in position."""
     (old, new), valid = (before.captions.tokens, after.captions.tokens), before.captions.valid
     if new is old or new.shape[1] != old.shape[1]:
         return new is not old

@@ -60,7 +60,7 @@ class Connection:
         ids, texts = (torch.cat([part[field] for part in self._step]) for field in (0, 2))
         size, k = image.shape
         pairs, scored = candidate_pairs(caption, image, to_score)
-        if self._last is None or not torch.equal(self._last[0], pairs):  # accumulation asks once per mini-batch
+        if self._last is None or not torch.equal(self._last[0], pairs):  # under accumulation each mini-batch asks again
             images, captions = pairs[:, scored]
             labels = torch.full_like(pairs[0], -1, dtype=torch.int8)
             q = self.scorer(

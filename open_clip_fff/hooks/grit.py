@@ -36,20 +36,20 @@ class Grit:
         self.bank = None if stored else LastEpochFeatures(self.folders)
         self.features = self.bank or stored_features
         self._writer: BankWriter | None = None
-        self._partial: PartialBank | None = None  # the epoch's bank, of the run that is resumed
-        # removes stored features from the batch, unless they mine: then `PrecomputedFeatures` does
+        self._partial: PartialBank | None = None  # the resumed run's bank of the epoch
+        # removes stored features from the batch; if they are mining features, `PrecomputedFeatures` does
         self._pops = stored and context.plan.features != "precomputed"
 
     def __call__(self, batch: Batch) -> Batch:
         return batch.popping(STORED_IMAGE, STORED_TEXT)[0] if self._pops else batch
 
     def lookahead(self, epoch: Callable[[], int]) -> Lookahead:
-        """For a stream."""
+        """The look-ahead for a stream of shards."""
         context = self.context
         return Lookahead(self.settings, context.batch_size, self.features, epoch, context.seed, context.rank)
 
     def sampler(self, dataset: Sized, ids: Tensor) -> GroupedSampler:
-        """For a data set that can be indexed."""
+        """The sampler for a data set that can be indexed."""
         context = self.context
         ranks = context.rank, context.world_size
         return GroupedSampler(dataset, ids, self.settings, context.batch_size, self.features, *ranks, context.seed)
@@ -76,7 +76,7 @@ class Grit:
             return {} if self._writer is None else self._writer.flush()._asdict()
 
     def load_epoch_state(self, state: dict[str, Any]) -> None:
-        """The epoch that is resumed continues its bank."""
+        """Makes the resumed epoch continue its bank."""
         self._partial = PartialBank(**state) if state else None
 
     def after_step(self, ids: Tensor, image: Tensor, text: Tensor) -> None:
@@ -92,7 +92,7 @@ class Grit:
         with self._writing():
             self._writer.publish()
         self._writer, ranks = None, self.context.world_size
-        if self.context.rank == 0:  # what a run with more ranks left as it died would count as of this one
+        if self.context.rank == 0:  # files left by a killed run with more ranks would count as this run's
             own = [bank_path(self.folder, epoch, rank) for rank in range(ranks)]
             for path in set(published(self.folder, epoch)) - set(own):
                 path.unlink()
@@ -102,5 +102,5 @@ class Grit:
             discard(Path(self.folder), epoch - 1)
 
     def _writing(self) -> AbstractContextManager[None]:
-        """A full disk is one line."""
+        """Reports a full disk in one line."""
         return as_mistake(f"{self.folder}: the features of grouped mini-batches cannot be written", OSError)

@@ -1,7 +1,7 @@
-"""Hooks that add the features that mine, L2-normalised float32: one of each of `--mining-features`.
+"""Hooks that add mining features, L2-normalised float32: one hook for each choice of `--mining-features`.
 
 Each adds `mining_text_features` [B, K, D'] and, where the model sees images, `mining_image_features` [B, D'].
-(`online` needs no hook: there the trained model's own features mine.)
+(`online` needs no hook: it mines with the trained model's own features.)
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ FROZEN_TOKENS, SENTENCE_TOKENS = "mining_tokens", "mining_sentences"
 
 
 class FrozenFeatures:
-    """A frozen OpenCLIP model sees the same crops and captions.
+    """Features of a frozen OpenCLIP model, from the same crops and captions.
 
-    Its tokens are made in the workers, and only where its tokenizer differs from the trained model's.
+    Its tokens are made in the workers, if its tokenizer differs from the trained model's.
     """
 
     def __init__(self, context: HookContext) -> None:
@@ -38,7 +38,7 @@ class FrozenFeatures:
 
 
 class EmaFeatures:
-    """The moving average of the trained model does, only in steps that need features: a long warm-up costs nothing."""
+    """Features of the trained model's moving average, only in steps that need them: a long warm-up costs nothing."""
 
     def __init__(self, context: HookContext) -> None:
         if context.ema is None or context.plan.mining is None:
@@ -51,7 +51,7 @@ class EmaFeatures:
 
 
 class SentenceFeatures:
-    """A sentence-embedding model reads the captions. Its tokens are made in the workers."""
+    """Features of a sentence-embedding model, from the captions. Its tokens are made in the workers."""
 
     def __init__(self, context: HookContext) -> None:
         if context.sentences is None:
@@ -65,7 +65,7 @@ class SentenceFeatures:
 
 
 class PrecomputedFeatures:
-    """Those stored beside the images, as the loader read them."""
+    """The features stored beside the images, as the loader read them."""
 
     def __init__(self, context: HookContext) -> None:
         if context.plan.features != "precomputed":

@@ -27,7 +27,7 @@ class HookContext:
     """What a hook is built from."""
 
     plan: Plan  # the run's settings
-    device: torch.device  # where the batches are that hooks get
+    device: torch.device  # where the hooks' batches are
     image_mean: tuple[float, ...]  # the normalisation of a batch's images, per channel, like `image_std`
     image_std: tuple[float, ...]
     tokenizer: Tokenizer  # the trained model's
