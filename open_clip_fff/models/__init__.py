@@ -1,1 +1,1 @@
-"""Models: one that takes K captions, and the frozen ones that mine."""
+"""Models: towers that take K captions, the models that mine, and the fusion model."""

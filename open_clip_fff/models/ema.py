@@ -14,7 +14,8 @@ class WeightsEma:
     """A moving average of a model: `w <- d * w + (1 - d) * trained`, with d = min(decay, steps / (10 + steps)).
 
     A constant decay of 0.999 would keep random weights for thousands of steps. (bfloat16 weights are rounded
-    stochastically, else small updates would vanish, as in float16 and with older timm, refused beforehand.)
+    stochastically, else small updates would vanish. So they would in float16 and with older timm, which are refused
+    beforehand.)
 
     Args:
         model: the model, on its device.
@@ -45,13 +46,13 @@ class WeightsEma:
         self.steps = 0
 
     def update(self, model: nn.Module) -> None:
-        """Averages after an optimizer step, on every rank: what is no weight, as batch norm's, is rank 0's average."""
+        """Averages after an optimizer step, on every rank; buffers, such as batch norm's, become rank 0's average."""
         self.steps += 1
         if (rounding := getattr(self._ema, "_sr_generator", None)) is not None:  # newer timm's
-            rounding.manual_seed(self.steps)  # else a resumed run would begin it again
+            rounding.manual_seed(self.steps)  # else a resumed run would repeat the first random numbers
         self._ema.update(model, self.steps + 1)  # timm counts from 2: steps 0 and 1 copy
         self.module.logit_scale.clamp_(0, math.log(100))  # OpenCLIP clamps after the optimizer's step
-        copy_first_rank(self._statistics)  # else each rank's own, as DDP has them at a step's end
+        copy_first_rank(self._statistics)  # else each rank keeps its own, as DDP's ranks do at a step's end
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights and the steps."""

@@ -78,7 +78,7 @@ class FrozenTowers:
         self.model, self.tokenizer = frozen.model.to(device), frozen.tokenizer
         self.unpadded_text = UnpaddedText(self.model, text or TextSettings())
         visual = self.model.visual
-        # that of the first convolution: models in low precision keep some weights in float32
+        # the first convolution's: models in low precision keep some weights in float32
         self.dtype = next((p.dtype for p in visual.parameters() if p.ndim == 4), torch.float32)
         self.crops = Crops(image_size(visual), visual.image_mean, visual.image_std, device, image_mean, image_std)
 
@@ -101,10 +101,10 @@ def load_frozen(
 ) -> FrozenModel:
     """Loads the model on the CPU.
 
-    `called` are the flags that name it, for error lines, None for those of mining; `fix` is the advice there.
+    Error lines name the model by `called`, its flags (None: mining's flags), and end with the advice `fix`.
 
     Raises:
-        UsageError: if it cannot be loaded, would have random weights, or cannot read all that its tokenizer gives.
+        UsageError: if it cannot be loaded, would have random weights, or cannot read all tokens of its tokenizer.
     """
     called = called or f"--mining-model {source.model}" + (
         f" --mining-pretrained {source.pretrained}" if source.pretrained else ""

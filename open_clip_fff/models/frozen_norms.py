@@ -1,4 +1,4 @@
-"""Batch norms of a locked image tower, frozen with the activations that timm's have in them."""
+"""Freezes the batch norms of a locked image tower; timm's keep the activations that they contain."""
 
 from collections.abc import Collection
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def freeze_batch_norms(module: nn.Module, module_match: Collection[str] = (), name: str = "") -> nn.Module:
-    """As `open_clip.utils.freeze_batch_norm_2d`, which takes timm's norms for plain ones and drops their activations.
+    """As `open_clip.utils.freeze_batch_norm_2d`, but timm's norms keep the activations, which OpenCLIP's drops.
 
     Without them a locked EfficientNet, say, is linear, its features grow beyond all bounds, and nothing is learned
     (--lock-image --lock-image-freeze-bn-stats).

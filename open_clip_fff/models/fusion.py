@@ -1,7 +1,7 @@
 """The fusion model: a transformer whose text tokens attend to an image's, with heads for matching and masked tokens.
 
 It is the multimodal half of ALBEF (arXiv 2107.07651), GRIT-VLP and MAFA, on the tokens of OpenCLIP's towers. Unlike
-there, it stands on the text tower's last layer and not in its middle, starts from random weights, and has no dropout.
+theirs, it follows the text tower's last layer instead of a middle one, starts from random weights, and has no dropout.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ HEAD_WIDTH = 64
 
 
 def width_for(text_width: int) -> int:
-    """The text tower's width, or the next lower one that whole attention heads fill."""
+    """The text tower's width, rounded down to whole attention heads."""
     return text_width if text_width < 2 * HEAD_WIDTH else text_width // HEAD_WIDTH * HEAD_WIDTH
 
 
@@ -96,11 +96,11 @@ class Fusion(nn.Module):
         ).last_hidden_state
 
     def own(self, states: Tensor, pooled: Tensor) -> Tensor:
-        """Of states [P, L, W] those at the captions' own positions, int64 [P]: [P, W]."""
+        """The states [P, W] at the captions' pooled positions, int64 [P], from states [P, L, W]."""
         return states[torch.arange(len(states), device=states.device), pooled]
 
     def match(self, states: Tensor, pooled: Tensor) -> Tensor:
-        """Logits [P, 2], no match and match, of states [P, L, W] at the captions' own positions, int64 [P]."""
+        """Logits [P, 2], no match and match, of states [P, L, W] at the captions' pooled positions, int64 [P]."""
         return self.itm_head(self.own(states, pooled))
 
     def predict(self, states: Tensor, embedding: Tensor | None = None) -> Tensor:
@@ -113,7 +113,7 @@ class Fusion(nn.Module):
 
 
 class FusionSlot(nn.Module):
-    """Holds a fusion model in an OpenCLIP model, whose optimizer and DDP see it and whose state dict does not.
+    """Holds a fusion model in an OpenCLIP model: optimizer and DDP see it, the state dict does not contain it.
 
     So a run's checkpoints load in stock OpenCLIP.
     """

@@ -34,7 +34,7 @@ class MultiCaption:
         if not isinstance(text, CaptionBatch):
             return super().forward(image, text)  # type: ignore[misc]
         encode = partial(self.encode_text, normalize=True)
-        # waits for the device: before the image tower, so that all of the forward is in its queue after that
+        # waits for the device; comes before the image tower, so that the whole forward is queued after the wait
         rows = self.unpadded_text.rows(text.tokens.flatten(0, 1), text.valid.flatten())
         with nullcontext() if self.tower_tokens is None else self.tower_tokens.capture() as captured:
             output = dict(super().forward(image, None))  # type: ignore[misc]
@@ -63,7 +63,7 @@ class ShortCaption:
 
 
 class ShortInnerCaption:
-    """`ShortCaption` for the classes of OpenCLIP's main branch, whose forward goes by `_encode_text`."""
+    """`ShortCaption` for the classes of OpenCLIP's main branch, whose forward calls `_encode_text`."""
 
     unpadded_text: UnpaddedText
 

@@ -140,16 +140,16 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
 
 
 class _Layout(NamedTuple):
-    """What sentence-transformers' files say."""
+    """The settings in sentence-transformers' files."""
 
-    weights: str  # the folder with weights and tokenizer below the model's; empty for that itself
+    weights: str  # the subfolder with weights and tokenizer; empty for the model's own folder
     settings: dict  # sentence_bert_config.json
     pooling: str
     prompt: str  # before each text, where config_sentence_transformers.json has one by default
 
 
 def _layout(name: str, cache_dir: str | None) -> _Layout:
-    """Reads them. Raises UsageError if one cannot be read, is missing, or says something unknown."""
+    """Reads these files. Raises UsageError if one cannot be read, is missing, or has an unknown setting."""
     broken = (ValueError, KeyError, TypeError, AttributeError)  # no json, or of another form
     with as_mistake(f"--mining-model {name}: sentence-transformers' json files beside it cannot be read", *broken):
         modules = _json(name, "modules.json", cache_dir) or []

@@ -1,4 +1,4 @@
-"""Whether a text tower can read what its tokenizer gives it: else a rare or long text ends the run."""
+"""Checks that a text tower can read all tokens of its tokenizer: else a rare or long text ends the run."""
 
 import re
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ CLIP_TOKENS = 49_408  # of OpenCLIP's own tokenizer
 
 
 def tokens_given(tokenizer: Any) -> int:
-    """One more than the largest id of a tokenizer's words; some have tokens after them that no text gives.
+    """One more than the largest id of a tokenizer's words, without tokens that no text gives.
 
-    Such are added ones, and T5's `<extra_id_0>`, which stand among the words of some of its tokenizers.
+    These are added tokens, and T5's `<extra_id_0>` and so on, which some of its tokenizers have among their words.
     """
     inner: Any = getattr(tokenizer, "tokenizer", None)
     if not hasattr(inner, "get_added_vocab"):
@@ -29,11 +29,11 @@ def most_tokens(config: Any) -> int | None:
         return None
     if config.model_type == "bert":
         return config.max_position_embeddings
-    return config.max_position_embeddings - config.pad_token_id - 1  # their positions begin behind the padding's
+    return config.max_position_embeddings - config.pad_token_id - 1  # positions begin after the padding id
 
 
 def padding_notes(where: str, tokenizer: Any, config: Any) -> list[str]:
-    """A warning where a tower of transformers leaves out another token as padding than its tokenizer pads with."""
+    """A warning if a tower of transformers takes another token for padding than its tokenizer pads with."""
     given, left_out = tokenizer.tokenizer.pad_token_id, config.pad_token_id
     if given == left_out:
         return []
@@ -52,12 +52,12 @@ class TextLimits:
 
     @classmethod
     def of_transformers(cls, config: Any) -> "TextLimits":
-        """Of a model of transformers, by its configuration."""
-        return cls(getattr(config, "vocab_size", None), most_tokens(config))  # one of several towers has none
+        """The limits of a model of transformers, by its configuration."""
+        return cls(getattr(config, "vocab_size", None), most_tokens(config))  # a config of several towers has none
 
     @classmethod
     def of_model(cls, model: Any) -> "TextLimits":
-        """Of a made model of OpenCLIP."""
+        """The limits of a built OpenCLIP model."""
         if (config := _transformers_config(model)) is not None:
             return cls.of_transformers(config)
         tower = getattr(model, "text", model)  # OpenCLIP's `CLIP` has the tokens' table itself
@@ -77,13 +77,13 @@ class TextLimits:
 
 
 def check_tokens(model: Any, tokenizer: Any, where: str) -> list[str]:
-    """A made model's text tower against its tokenizer; `where` is how the user named the model.
+    """Checks a built model's text tower against its tokenizer; `where` is how the user named the model.
 
     Returns:
         Warnings.
 
     Raises:
-        UsageError: if some text has a token, or more of them, than the tower has a place for.
+        UsageError: if a text can have a token id, or a number of tokens, that the tower has no place for.
     """
     limits = TextLimits.of_model(model)
     limits.check_tokenizer(tokenizer, where)
@@ -94,5 +94,5 @@ def check_tokens(model: Any, tokenizer: Any, where: str) -> list[str]:
 
 
 def _transformers_config(model: Any) -> Any | None:
-    """The configuration of a made model's text tower; None for one of OpenCLIP's own."""
+    """The configuration of a built model's text tower; None for one of OpenCLIP's own."""
     return getattr(getattr(model, "text", None), "config", None)

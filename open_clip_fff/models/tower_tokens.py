@@ -20,7 +20,7 @@ class TextTokens(NamedTuple):
 
     features: Tensor  # [n, L, W], of the text tower's last norm
     mask: Tensor  # bool [n, L], which tokens belong to the caption
-    pooled: Tensor  # int64 [n], the position of the caption's own feature
+    pooled: Tensor  # int64 [n], the position of the token that gives the caption's feature
 
 
 class CapturedTokens:
@@ -49,7 +49,7 @@ class TowerTokens:
 
     @contextmanager
     def capture(self) -> Iterator[CapturedTokens]:
-        """While it is open, what the towers compute is kept."""
+        """Keeps the tokens that the towers compute while the context is open."""
         captured = CapturedTokens()
 
         def keep_text(_module: nn.Module, _given: Any, out: Any) -> None:
@@ -66,20 +66,20 @@ class TowerTokens:
                 hook.remove()
 
     def encode_images(self, model: Any, pixels: Tensor) -> Tensor:
-        """The image tower's tokens [n, T, W'] of normalised images [n, 3, H, W]; `model` is the one given first."""
+        """The image tower's tokens [n, T, W'] of normalised images [n, 3, H, W]; `model` is the constructor's."""
         with self.capture() as captured:
             model.encode_image(pixels)
         return captured.images[0]
 
     def encode_texts(self, model: Any, unpadded_text: UnpaddedText, tokens: Tensor) -> TextTokens:
-        """The text tower's tokens of ids int64 [n, L], without padding; `model` is the one given first."""
+        """The text tower's tokens of ids int64 [n, L], without padding; `model` is the constructor's."""
         rows = unpadded_text.rows(tokens)
         with self.capture() as captured:
             unpadded_text.encode_rows(model, model.encode_text, rows)
         return self.describe(captured.text(rows.source), tokens)
 
     def describe(self, features: Tensor, tokens: Tensor) -> TextTokens:
-        """The tokens' features [n, L, W] with mask and pooled position, given ids int64 [n, L] or longer."""
+        """Adds mask and pooled position to the tokens' features [n, L, W], by ids int64 [n, L] or longer."""
         places = torch.arange(features.shape[1], device=tokens.device)
         if self.design.obstacle is None:
             lengths = self.design.lengths(tokens)
@@ -91,7 +91,7 @@ class TowerTokens:
     def encode_masked(self, masked: Tensor, tokens: Tensor) -> TextTokens:
         """A Hugging Face tower's tokens of masked ids int64 [n, L], with gradient.
 
-        `tokens` are the ids before masking, which say what is padding.
+        `tokens` are the ids before masking; they show which are padding.
         """
         longest = int(self.design.lengths(tokens).max())
         masked, tokens = masked[:, :longest], tokens[:, :longest]

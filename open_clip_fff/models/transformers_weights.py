@@ -1,4 +1,4 @@
-"""Loading models of transformers: without its output, random weights, and tokenizers that know no word."""
+"""Loading models of transformers: silences its output, finds random weights and tokenizers without a vocabulary."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ def load_tokenizer(name: str, **options: Any) -> Any:
 def check_vocabulary(tokenizer: Any) -> None:
     """Raises ValueError for a tokenizer that gives all texts the same tokens.
 
-    Where a tokenizer's files are missing, transformers makes one of the model's config.json alone, without a word.
+    Where a tokenizer's files are missing, transformers makes one from the model's config.json alone, without a warning.
     """
     words = len(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
     if words < 2:  # a T5's has a space

@@ -42,9 +42,9 @@ class UnpaddedText:
         return self.encode_rows(model, encode, self.rows(tokens, valid))
 
     def rows(self, tokens: Tensor, valid: Tensor | None = None) -> UnpaddedRows:
-        """What there is to encode of tokens int64 [n, L] and bool [n], False where a row is padding; None for no row.
+        """The rows to encode of tokens int64 [n, L]; `valid`, bool [n], is False for padding rows, None for none.
 
-        On CUDA this waits for the device: best before there is much for it to do.
+        On CUDA this waits for the device: best called while little is queued there.
         """
         if self.settings.as_open_clip:
             return UnpaddedRows([tokens], torch.arange(len(tokens), device=tokens.device))
@@ -58,7 +58,7 @@ class UnpaddedText:
     def encode_rows(self, model: nn.Module, encode: Callable[[Tensor], Tensor], rows: UnpaddedRows) -> Tensor:
         """Features [n, D] of each row, zeros where it is padding; the gradients of equal captions add up.
 
-        `model` is the one given first, or a copy of it, `encode` int64 [n, L] to features [n, D] by its text tower.
+        `model` is the constructor's or a copy of it; `encode` maps int64 [n, L] to features [n, D] by its text tower.
         """
         if self.settings.as_open_clip:
             return encode(rows.groups[0])
@@ -74,7 +74,8 @@ def remove_padding(tokens: Tensor, valid: Tensor, design: TextDesign, settings: 
     """Leaves out padding rows, copies of a caption, and the tokens that its feature does not depend on.
 
     One row stays where none is valid, so that every rank of DDP reaches the tower's parameters. On CUDA this waits for
-    the device, since the shapes depend on the batch. Of tokens int64 [n, L] and bool [n], False where a row is padding.
+    the device, since the shapes depend on the batch. `tokens` are int64 [n, L]; `valid`, bool [n], is False where a row
+    is padding.
     """
     places = valid.nonzero().squeeze(1)
     source = torch.full_like(tokens[:, 0], -1)
@@ -105,8 +106,8 @@ def restore_padding(features: list[Tensor], source: Tensor) -> Tensor:
 def length_groups(lengths: list[int], most: int, pass_tokens: int) -> list[tuple[int, int]]:
     """The cheapest cut of rows in at most `most` groups, as (rows, length) of each.
 
-    A group costs its rows times its longest, and `pass_tokens`. Exact, by dynamic programming over the few places
-    where the length changes; `lengths` are ascending.
+    A group costs its rows times its longest length, plus `pass_tokens`. Exact, by dynamic programming over the few
+    places where the length changes; `lengths` are ascending.
     """
     ends = [i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]] + [len(lengths)]
     # by number of rows from the start, in exactly 0, 1, 2, ... groups: the least cost, and the groups
