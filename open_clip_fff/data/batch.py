@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-_BY_IMAGE = ("stored_image_features", "mining_image_features")  # [B, D], also where D happens to be K
+_BY_IMAGE = ("stored_image_features", "mining_image_features")  # [B, D]: by image, even where D happens to be K
 
 
 class CaptionBatch(NamedTuple):
-    """The captions of B images; the tokenizer makes rows without the B, which torch's collate stacks.
+    """The captions of B images. The tokenizer makes one image's fields, without B; torch's collate stacks them.
 
     It takes the place of OpenCLIP's text tensor: the loop only calls `.to()` on it and passes it to the model. It is a
     NamedTuple because torch's collate, pinning and DDP handle those.
@@ -26,7 +26,7 @@ class CaptionBatch(NamedTuple):
         return tree_map(lambda x: x.to(device=device, non_blocking=non_blocking), self)
 
     def picking(self, chosen: Tensor) -> "CaptionBatch":
-        """Some of each image's captions, by positions int64 [B, K'] in the K, and what the extras have of these.
+        """Some of each image's captions, by positions int64 [B, K'] in the K, with these captions' extras.
 
         Example:
             >>> order = torch.rand(batch.captions.valid.shape).argsort(dim=1)
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
     captions: CaptionBatch
 
     def popping(self, *names: str) -> tuple["Batch", list[Tensor]]:
-        """The batch without some of its extras, and these. Raises KeyError for a missing one."""
+        """The batch without the named extras, and these extras. Raises KeyError for a missing one."""
         extras = dict(self.captions.extras)
         popped = [extras.pop(name) for name in names]
         return self._replace(captions=self.captions._replace(extras=extras)), popped

@@ -1,6 +1,6 @@
 """An image's captions, and how they go through OpenCLIP's pipelines to the tokenizer, in the place of one caption.
 
-In that of tars `txt` is replaced by bytes that carry the row; a CSV data set has strings, so there the row is JSON.
+For tars, `txt` is replaced by bytes that carry the row; a CSV data set has strings, so there the row is JSON.
 """
 
 import json
@@ -54,7 +54,7 @@ class RowText(str):
 
 
 class RowBytes(bytes):
-    """A row as the content of a tar's member, before it is decoded: a process's loader alone sees it.
+    """A row as the content of a tar's member, before it is decoded; it never leaves the loader's process.
 
     Its bytes are the captions and features, so that a queue with a limit of bytes counts them.
     """

@@ -11,7 +11,7 @@ NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 
 
 def check_texts(root: Path) -> None:
-    """The names of classes and the templates of the set in `root`.
+    """Checks the class names and the templates of the set in `root`.
 
     Raises:
         UsageError: for an empty line, which would be a class or a prompt without a text, a byte order mark, or a
@@ -22,13 +22,13 @@ def check_texts(root: Path) -> None:
 
 
 def odd_names(root: Path, one_label: bool) -> list[str]:
-    """A warning of classes that have one name in the set in `root`, or of one class; none where these cannot be read.
+    """A warning if classes of the set in `root` share a name, or it has one class; none if the names cannot be read.
 
     `one_label` is whether an image has one label, and not several.
     """
     try:
         names = _lines(root / NAMES, "name")
-    except UsageError:  # which its score will be
+    except UsageError:  # scoring the set will raise it
         return []
     line = same_names_line(names)
     if len(names) == 1 and one_label:
@@ -49,7 +49,7 @@ def some(names: Sequence[str]) -> str:
 
 
 def check_templates(file: str, templates: Sequence[str]) -> None:
-    """Raises UsageError for a template that `format` does not give a class's name, as `c`; `file` is for the line."""
+    """Raises UsageError for a template without a place `{c}` for the class's name; `file` is for the error line."""
     for template in templates:
         try:
             fits = template.format(c="") != template

@@ -1,7 +1,7 @@
 """OpenCLIP's tokenizer of CLIP models, with the same tokens in a seventh of the time.
 
-It repairs, unescapes and cuts every caption, in Python, and puts every word together from its pieces. A caption of
-plain ASCII needs no repair, and words come again.
+OpenCLIP's repairs, unescapes and splits every caption in Python, and tokenises every word anew. Here captions of plain
+ASCII are not repaired, and words are remembered.
 """
 
 import heapq
@@ -20,7 +20,7 @@ _bpe = stock.SimpleTokenizer.bpe
 
 
 class FastTokenizer:
-    """Tokens as those of OpenCLIP's tokenizer that it has, made by `fast_tokenizer`.
+    """Gives the same tokens as the OpenCLIP tokenizer that it wraps; made by `fast_tokenizer`.
 
     Example:
         >>> tokenizer = open_clip.get_tokenizer("ViT-B-32")
@@ -59,7 +59,7 @@ class FastTokenizer:
 
 
 def fast_tokenizer(tokenizer: Any) -> Any:
-    """A tokenizer that gives the same tokens sooner, where it is known how; else the tokenizer itself."""
+    """A faster tokenizer with the same tokens, for a plain one of OpenCLIP's; else the tokenizer itself."""
     plain = (
         type(tokenizer) is stock.SimpleTokenizer
         and tokenizer.clean_fn is stock.get_clean_fn("lower")
@@ -77,13 +77,13 @@ def bpe(tokenizer: Any, word: str) -> str:
     if len(word) <= LONG:
         return _bpe(tokenizer, word)
     ranks, size = tokenizer.bpe_ranks, len(word)
-    pieces = [*word[:-1], f"{word[-1]}</w>", ""]  # what is merged into the piece before it becomes empty, too
+    pieces = [*word[:-1], f"{word[-1]}</w>", ""]  # a piece that is merged into the one before becomes empty, too
     before, after = [*range(-1, size)], [*range(1, size + 1), size]  # places of a piece's neighbours
     waiting = [(ranks[pair], place) for place, pair in enumerate(pairwise(pieces)) if pair in ranks]
     heapq.heapify(waiting)
     while waiting:
         rank, merged = waiting[0][0], []
-        while waiting and waiting[0][0] == rank:  # all pairs of the lowest rank, before those that this makes
+        while waiting and waiting[0][0] == rank:  # all pairs of the lowest rank, before pairs that merging makes
             place = heapq.heappop(waiting)[1]
             right = after[place]
             if ranks.get((pieces[place], pieces[right])) == rank:

@@ -17,7 +17,7 @@ BETWEEN = "::"  # separates data sets, as in OpenCLIP's --train-data, and their 
 
 
 def expand_shards(shards: str, flag: str = "--train-data") -> list[str]:
-    """The shards of all data sets; webdataset expands braces, variables and `::`. UsageError for what it cannot."""
+    """The shards of all data sets; webdataset expands braces, variables and `::`. UsageError where it cannot."""
     from webdataset.shardlists import expand_urls
 
     try:
@@ -63,7 +63,7 @@ def parquet_name(url: str) -> str:
 def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
     """The parquet of each shard, by the shard as in `__url__`.
 
-    `folders` is one for all data sets `shards`, `A::B`, or one for each, `A::B`, named by `flag`.
+    `folders`, given by `flag`, is one for all data sets of `shards` (`A::B`), or one for each (`A::B`).
 
     Raises:
         UsageError: if two shards would share a parquet, and so captions, or the folders do not fit the data sets.
@@ -91,7 +91,7 @@ def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
 
 
 def trains(args: argparse.Namespace) -> bool:
-    """Whether a command line of OpenCLIP's trains; else it only evaluates."""
+    """Whether OpenCLIP trains with these flags; else it only evaluates."""
     return bool(args.train_data) or args.dataset_type == "synthetic"
 
 
@@ -112,7 +112,7 @@ def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
 
 
 def check_files(flag: str, urls: Iterable[str]) -> None:
-    """Raises UsageError if a local file among some shards, or a table, is not there, or webdataset cannot open it."""
+    """Raises UsageError if a local shard or table does not exist or is a folder, or webdataset cannot open a url."""
     urls = list(urls)
     paths = [url for url in urls if not SCHEME.match(url)]
     missing = [path for path in paths if not os.path.exists(path)]
@@ -158,7 +158,7 @@ def _path_fix(path: str) -> str:
 
 
 def _opened_schemes() -> set[str]:
-    """Those of urls that webdataset opens, or, as GOPEN_REWRITE says, opens something else for."""
+    """The url schemes that webdataset opens, or that GOPEN_REWRITE replaces."""
     from webdataset.gopen import gopen_schemes
 
     rewritten = (rule.partition(":")[0] for rule in os.environ.get("GOPEN_REWRITE", "").split(";"))

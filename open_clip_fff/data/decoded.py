@@ -55,7 +55,7 @@ def decoded_samples(
 ) -> Iterator[DecodedSample[T] | SkippedSample]:
     """Decodes samples of `read_samples`, in order, with threads (`workers`) that decode images ahead.
 
-    A sample without stored features that can be used is skipped, where `features` is given.
+    With `features`, a sample without usable stored features is skipped.
 
     Raises:
         OneRankError: for features of another model or of other captions.

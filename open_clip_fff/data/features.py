@@ -34,19 +34,19 @@ class StoredFeatures(NamedTuple):
 
 
 class MissingFeatures(Exception):
-    """A sample has no features that can be used, and is skipped; `why` says so of all samples of a kind."""
+    """A sample has no usable features, and is skipped; `why` is the same for all samples of a kind."""
 
     why = "no features"
 
 
 class UnreadableFeatures(MissingFeatures):
-    """They are damaged, or their sidecar is."""
+    """The features are damaged, or their sidecar is."""
 
     why = "features cannot be read"
 
 
 class FeaturesNotFinite(MissingFeatures):
-    """There is NaN or infinity in them."""
+    """The features contain NaN or infinity."""
 
     why = "features are not finite"
 
@@ -66,7 +66,7 @@ def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], m
 
 
 def unpack(content: bytes) -> StoredFeatures:
-    """Reads a file. Raises UnreadableFeatures if it is truncated or something else."""
+    """Reads a file. Raises UnreadableFeatures if it is truncated or of another kind."""
     try:
         with np.load(io.BytesIO(content)) as file:
             image, texts, model, captions = (file[name] for name in StoredFeatures._fields)
@@ -80,7 +80,7 @@ def unpack(content: bytes) -> StoredFeatures:
 
 
 def normalised_features(image: Tensor, texts: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Stored features in float32, normalised again: float16 norms are off by up to 0.001, as thresholds near 1 differ.
+    """Stored features in float32, normalised again: float16 norms are off by up to 0.001, which matters near 1.
 
     From float16 [B, D], or [B, 0] of a text-only model, and [B, K, D]; to [B, D] or None, and [B, K, D].
     """
@@ -93,11 +93,11 @@ class FeatureReader:
 
     Args:
         sidecar: a folder with a parquet per shard, or one per data set, `A::B`; None for the tars' own members.
-        model: the model that must have made them; None for the model of the first.
+        model: the model that must have made the features; None to take the model of the first.
         shards: the data sets, `A::B`, as in `Sidecar`.
 
     Attributes:
-        model: the model that made them; None before the first.
+        model: the model that made the features; None before the first.
         widths: of image and text features; None before the first, 0 for images of a text-only model.
 
     Raises:

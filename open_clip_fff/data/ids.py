@@ -48,7 +48,7 @@ def caption_id(image_id: int, caption: str) -> tuple[int, int]:
 
 
 def row_id(shard: str, key: str) -> int:
-    """The id of a row of a data set, a non-negative int64; `shard`, as it is read, because keys repeat over shards.
+    """The id of a row of a data set, a non-negative int64; with `shard`, as it is read, since keys repeat over shards.
 
     For a CSV `shard` is empty, and `key` the image's path.
     """
@@ -56,7 +56,7 @@ def row_id(shard: str, key: str) -> int:
 
 
 def key_id(value: object) -> int:
-    """The id of what a field holds, int64: equal for equal texts, without the spaces around them; NO_ID for nothing.
+    """The id of a field's value, int64: equal for texts that are equal without the spaces around them; NO_ID for none.
 
     Example:
         >>> key_id(" 007") == key_id(b"007") != key_id("7") == key_id(7)
@@ -71,7 +71,7 @@ def key_id(value: object) -> int:
 
 
 def class_id(name: object) -> int:
-    """The id of a class, int64: a number as it is, a text's hash; NO_ID for anything else."""
+    """The id of a class, int64: a number itself, a text's hash; NO_ID for anything else."""
     if isinstance(name, bytes):
         name = name.decode("utf-8", errors="replace")
     if isinstance(name, str):

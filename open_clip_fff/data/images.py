@@ -1,4 +1,4 @@
-"""Opening untrusted images: three formats, of files six, limits of pixels and of sides, 8-bit RGB."""
+"""Opening untrusted images: three formats (six for files), limits of pixels and of sides, 8-bit RGB."""
 
 import io
 import json
@@ -12,13 +12,13 @@ from PIL import Image
 from open_clip_fff.config.safety import PIXELS
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow goes by content: an EPS named .jpg would start Ghostscript
-FILE_FORMATS = (*FORMATS, "GIF", "BMP", "TIFF")  # of files that a table names; of tars, as OpenCLIP, the three alone
+FILE_FORMATS = (*FORMATS, "GIF", "BMP", "TIFF")  # for files that a table names; in tars, as in OpenCLIP, only the three
 MOST_RATIO = 256  # of sides: a transform that makes the short one 224 pixels makes 51 MB of such an image
-NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what opening something else raises
+NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what opening anything but an image raises
 
 
 class RefusedImage(ValueError):
-    """An image that can be read and is not used, and why, in the same few words for all images of a kind."""
+    """A readable image that is refused, and why, in the same few words for all images of a kind."""
 
 
 def open_image(

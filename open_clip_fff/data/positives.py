@@ -15,21 +15,21 @@ from open_clip_fff.errors import UsageError, as_mistake, printable
 from open_clip_fff.plural import plural
 
 TABLE = ""  # the shard of a CSV's rows
-MOST_PARTNERS = 4096  # of one row: each image of a batch has so many places for them
+MOST_PARTNERS = 4096  # of one row; each image of a batch reserves as many places
 _SIDES = ("a", "b")
 
 
 class NamedPairs(NamedTuple):
-    """Pairs of rows of the training data, each once, and what to say of the file."""
+    """Pairs of rows of the training data, each once, and notes on the file."""
 
     pairs: np.ndarray  # int64 [P, 2], `ids.row_id`; P > 0
     lines: list[str]
 
 
 def read_pairs(path: str, shards: str | None, images: list[str] | None = None) -> NamedPairs:
-    """Reads the pairs whose rows are in the training data; those of other rows are counted.
+    """Reads the pairs whose rows are in the training data; pairs with other rows are left out and counted.
 
-    Keys are looked up in a CSV, and in local tars by their headers, as many as can be read at once.
+    Keys are looked up in a CSV, and in the headers of as many local tars as can be read at once.
 
     Args:
         path: parquet, csv, tsv or jsonl, with columns shard_a, key_a, shard_b, key_b, and maybe source_a, source_b.
@@ -37,8 +37,8 @@ def read_pairs(path: str, shards: str | None, images: list[str] | None = None) -
         images: the paths in a CSV.
 
     Raises:
-        UsageError: if the file cannot be read or lacks a column, if a shard's name is that of several, or if no pair is
-            of rows of the training data.
+        UsageError: if the file cannot be read or lacks a column, if several shards have a name that it uses, or if no
+            pair is left.
     """
     where, table = f"--positives {path}", _read(path)
     urls = _Shards(where, shards) if shards is not None else None
@@ -80,7 +80,7 @@ def read_pairs(path: str, shards: str | None, images: list[str] | None = None) -
 
 
 class _Row(NamedTuple):
-    """A row as a file names it; `shard` as --train-data does, None where it is not there, `name` as the file does."""
+    """A row of a pair: `shard` as --train-data names it, None if it does not; `name` as the file names the shard."""
 
     shard: str | None
     key: str
@@ -88,7 +88,7 @@ class _Row(NamedTuple):
 
 
 class _Shards:
-    """Finds the shard of a row by its stem, its file's name, or as --train-data names it; `where` begins errors."""
+    """Finds the shard of a row by its stem, its file's name, or its name in --train-data; `where` begins errors."""
 
     def __init__(self, where: str, shards: str) -> None:
         self.where = where

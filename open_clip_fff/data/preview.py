@@ -19,7 +19,7 @@ from open_clip_fff.data.table_columns import LOCAL_URL, read_table
 from open_clip_fff.errors import UsageError, printable
 
 ROW_LIMIT = 10_000  # of all data sets together
-ENOUGH = 1_000  # rows of one in which everything was found: a start does not wait for the shares of ten times as many
+ENOUGH = 1_000  # rows of one data set, if everything was found there: a start does not wait for more exact shares
 SHOWN = 3
 OPENED = 100  # rows whose stored features and names of fields are read
 TRIED = 16  # images, up to the first readable one
@@ -41,7 +41,7 @@ class Preview:
     repeated: int = 0  # captions that equal an earlier one of the same row
     images: int = 0  # rows with an image
     usable: int = 0  # rows with an image and a caption
-    torn: int = 0  # rows that lack one of both, and whose key an earlier row has
+    torn: int = 0  # rows that lack an image or a caption, and whose key an earlier row has
     whole: bool = False  # a table of which all rows were read
     again: int = 0  # rows of a table whose image an earlier one has
     damaged: int = 0  # rows with captions that cannot be read
@@ -51,17 +51,17 @@ class Preview:
     cells: dict[str, str] = field(default_factory=dict)  # by column of captions in a CSV, the start of one
     links: str = ""  # a note on members that are links
     fields: dict[str, None] = field(default_factory=dict)  # names in the first rows' member json
-    texts: dict[str, None] = field(default_factory=dict)  # paths of texts there
+    texts: dict[str, None] = field(default_factory=dict)  # paths of texts in the first rows' member json
     flag: str = "--text-key"  # the flag that names sources without a prefix
     data_flag: str = "--train-data"
     classes: int = 0  # rows with a class
     keys: int = 0  # rows with a --positive-key
-    values: set[int] = field(default_factory=set)  # of it, each once
+    values: set[int] = field(default_factory=set)  # the different --positive-key values
     opened: int | None = None  # rows whose stored features were read; None if none are needed
-    stored: int = 0  # those of them that have some
-    lacking: str = ""  # the error of the first of the others
+    stored: int = 0  # rows among `opened` that have stored features
+    lacking: str = ""  # the error of the first row without
     model: str | None = None  # the model that made the first features
-    notes: list[str] = field(default_factory=list)  # columns that were typed without the spaces around their names
+    notes: list[str] = field(default_factory=list)  # columns that were given without the spaces around their names
 
     def add(self, name: str, found: Mapping[str, list[str]], per_image: int, row: CaptionRow) -> None:
         """Counts one row by its captions by source, class and key."""
@@ -83,7 +83,7 @@ class Preview:
             self.shown.append((printable(name), texts))
 
     def add_members(self, sample: dict, captioned: bool, again: bool, damage: Sequence[str]) -> None:
-        """Notes the members of a tar's row, whether its key is there `again`, and errors of what cannot be read."""
+        """Notes a tar row's members, whether an earlier row has its key (`again`), and `damage` of its captions."""
         for name, member in sample.items():
             if not name.startswith("__"):
                 self.members.setdefault(name, _start(member) if name.endswith("json") else "")
@@ -100,7 +100,7 @@ class Preview:
         self.damage = self.damage or "".join(damage[:1])
 
     def finds_all(self, captions: CaptionSettings) -> bool:
-        """Whether what the flags name was found: more rows would change no more than its shares."""
+        """Whether all that the flags name was found, so that more rows would change only shares."""
         named = (captions.class_key, self.classes), (captions.positive_key, self.keys)
         found = [self.usable, *self.rows_with.values(), *(count for name, count in named if name is not None)]
         return all(found) and (captions.policy == "first" or self.longest >= captions.per_image)

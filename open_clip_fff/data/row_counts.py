@@ -16,7 +16,7 @@ from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.data.tars import Header, is_file
 
 HEADERS = 2**26  # bytes of local tars whose headers are read, the smallest first: a fifth of a second
-FILES = 2_000  # shards for which a file each is opened
+FILES = 2_000  # the most shards for which a file each is opened
 
 
 class RowCounts(NamedTuple):
@@ -24,7 +24,7 @@ class RowCounts(NamedTuple):
 
     shards: tuple[str, ...] = ()  # all of them, each once
     rows: Mapping[str, int] = {}  # by shard, where known
-    counted_from: tuple[str, ...] = ()  # names of what they were counted from
+    counted_from: tuple[str, ...] = ()  # the names of what the rows were counted from
 
     def total(self, shards: Iterable[str]) -> int | None:
         """The rows of some shards; None if one is unknown."""
@@ -35,8 +35,8 @@ class RowCounts(NamedTuple):
 def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCounts:
     """Counts rows by OpenCLIP's `sizes.json`, else img2dataset's `STEM_stats.json`, else the tar's headers.
 
-    Remote shards are counted by sidecars alone; more than `FILES` shards by `sizes.json` alone. Every row needs one in
-    each of `sidecars`, which can only lower the number.
+    Remote shards are counted by sidecars alone; more than `FILES` shards by `sizes.json` alone. A usable row needs a
+    row in each of `sidecars`, so these can only lower the number.
     """
     urls = tuple(dict.fromkeys(shards))
     few = len(urls) <= FILES

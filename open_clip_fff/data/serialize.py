@@ -10,7 +10,7 @@ from open_clip_fff.data.sources import CaptionReader
 
 
 class CaptionSerializer:
-    """Replaces a sample's members but the image by `txt`, its row; runs before filters and decoding.
+    """Replaces a sample's members, except the image, by its row, `txt`; runs before filters and decoding.
 
     A sample without captions, or without features where `features` is given, gets no `txt`; OpenCLIP's filter drops it.
     """

@@ -29,8 +29,8 @@ class ShardReader:
     """Makes samples of shards, one shard at a time, by `read`, such as OpenCLIP's `tarfile_to_samples_nothrow`.
 
     A shard that fails is read again, without the samples that it gave already: storage and connections of `pipe:` fail
-    now and then. One that fails in every try is lost for the rest of the epoch: it is not opened again, or it is read
-    up to where it fails.
+    now and then. One that fails in every try is lost for the rest of the epoch: it is skipped if it gave no sample,
+    else read up to where it fails.
     """
 
     def __init__(self, read: Callable[..., Iterable[dict]], lost: LostShards) -> None:

@@ -15,7 +15,7 @@ from open_clip_fff.errors import UsageError, is_first_rank, printable, reason
 T = TypeVar("T")
 
 IMAGES = ("jpg", "png", "jpeg", "webp")  # members with an image; the first one is decoded, as in OpenCLIP
-MOST_TOLD = 10  # tars of a kind that a process names
+MOST_TOLD = 10  # the most tars of a kind that a process warns of
 ID = "__id__"  # a sample's image id; webdataset ignores names with two underscores
 
 
@@ -66,9 +66,9 @@ def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
 
 
 def tell_link(tar: str, member: str) -> None:
-    """Notes a member that is a link, which webdataset passes over; the first rank warns of the first in a tar.
+    """Notes a member that is a link, which webdataset skips; the first rank warns of the first link in a tar.
 
-    Its loader's workers do not, which meet the same.
+    Its loader's workers do not warn: they meet the same links.
     """
     if tar not in _links:
         _links[tar] = member

@@ -44,8 +44,8 @@ class Sidecar:
         folder: has `STEM.parquet`, with a column `key` of strings, for each shard `STEM.tar`; or a folder for each data
             set, `A::B`.
         columns: the columns that are looked up: text, lists of texts, or bytes.
-        flag: that named the folder, for error lines.
-        column_flag: that named the columns.
+        flag: the flag that named the folder, for error lines.
+        column_flag: the flag that named the columns.
         shards: all data sets, `A::B`; None if there is one folder and the other shards are not known.
         holds: what the columns must hold.
 
@@ -78,7 +78,7 @@ class Sidecar:
         return self.damaged.get(self._url or "")
 
     def path(self, url: str) -> Path:
-        """The parquet of a shard. Raises UsageError if it is in none of the data sets of several folders."""
+        """The parquet of a shard. Raises UsageError for a shard of no known data set, if there are several folders."""
         if url in self._paths:
             return self._paths[url]
         if BETWEEN in self.folder:
@@ -86,7 +86,7 @@ class Sidecar:
         return Path(self.folder) / parquet_name(url)
 
     def check(self, url: str) -> list[str]:
-        """Checks a shard's sidecar; a line for each column that was typed without the spaces around its name.
+        """Checks a shard's sidecar; a line for each column that was given without the spaces around its name.
 
         Raises UsageError if it cannot be read, lacks a column, or has one of another type.
         """
@@ -122,7 +122,7 @@ class Sidecar:
         return [path for path in paths if path not in there]
 
     def missing_notes(self, urls: Sequence[str], lost: str) -> list[str]:
-        """A line if some shards have no parquet, and what is `lost` of their rows; of all, `check` says so."""
+        """A warning if some shards have no parquet; `lost` says what their rows lack. If all lack it, `check` raises."""
         if not 0 < len(missing := self.missing(urls)) < len(urls):
             return []
         return [
@@ -131,7 +131,7 @@ class Sidecar:
         ]
 
     def size(self, url: str) -> int | None:
-        """The rows of a shard's parquet, perhaps several of a key; None if it cannot be read."""
+        """The number of rows of a shard's parquet, perhaps several per key; None if it cannot be read."""
         import pyarrow.parquet as pq
 
         try:

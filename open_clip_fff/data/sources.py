@@ -32,7 +32,7 @@ class SampleCaptions(NamedTuple):
     """The captions of one sample."""
 
     found: dict[str, list[str]]  # by source, in the order in which they join the row
-    damage: list[str]  # an error for each member that cannot be read, whose sources have no captions then
+    damage: list[str]  # an error for each member that cannot be read; its sources have no captions then
 
 
 class CaptionReader:
@@ -98,7 +98,7 @@ class CaptionReader:
         value_of_name: Callable[[str], object],
         place: tuple[str, str],
     ) -> CaptionRow:
-        """The row with the first K captions, and of class, key and row id those that the settings name."""
+        """The row with the first K captions, and with those of class, key and row id that the settings name."""
         named = self.captions
         texts = [text for texts in found.values() for text in texts][: named.per_image]
         raw = sum(len(found[key]) for key in named.text_keys)
@@ -124,7 +124,7 @@ class CaptionReader:
 
 
 def value_of(sample: Mapping[str, object], key: str) -> object:
-    """What names a sample's class, say: the content of a tar member or json field called `key`; None for neither."""
+    """The content of a sample's member or json field called `key`, for example its class; None if it has neither."""
     if (member := find_name(key, sample)) is not None:
         return sample[member]
     try:
@@ -147,7 +147,7 @@ def _parsed(member: str | bytes) -> Any:
 
 
 def fields_or_none(member: Any) -> dict[str, Any] | None:
-    """The same, and None where `fields_of` raises an error."""
+    """As `fields_of`, but None where that raises an error."""
     try:
         return fields_of(member)
     except (ValueError, RecursionError):
@@ -155,7 +155,7 @@ def fields_or_none(member: Any) -> dict[str, Any] | None:
 
 
 def texts_of(value: object) -> list[str]:
-    """The texts of a string, bytes or lists of them, but blank ones; none of anything else. ValueError if no UTF-8."""
+    """The texts of a string, bytes or lists of them, without blank ones; none of other types. ValueError if no UTF-8."""
     if isinstance(value, list):
         return [text for item in value for text in texts_of(item)]
     if isinstance(value, bytes):
@@ -169,7 +169,7 @@ def texts_of(value: object) -> list[str]:
 
 
 def _is_blank(text: str) -> bool:
-    """Whether nothing is to be seen of a text, of `&nbsp;` and the like neither, which CLIP's tokenizer resolves."""
+    """Whether a text has no visible character, also after CLIP's tokenizer has resolved entities such as `&nbsp;`."""
     first = _first_seen(text)
     return not first or (first == "&" and not _first_seen(html.unescape(html.unescape(text))))
 
@@ -254,7 +254,7 @@ def texts_in(fields: object) -> Iterator[tuple[str, dict]]:
 
 
 def _named(values: Mapping[str, object], typed: str) -> object:
-    """The value of a typed name; None if there is none."""
+    """The value of a given name; None if there is none."""
     return values.get(find_name(typed, values) or typed)
 
 

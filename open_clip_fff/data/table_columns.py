@@ -1,4 +1,4 @@
-"""Reading a CSV, and finding its columns by the names that are typed."""
+"""Reading a CSV, and finding its columns by the names that are given."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ from open_clip_fff.errors import UsageError, reason
 
 LOCAL_URL = "file://"
 SHOWN = 30  # columns that an error line names
-LONG = 80  # characters of a name there; that of a file without a header may be an image in base64
+LONG = 80  # characters of a name there; without a header, a "name" may be an image in base64
 EXCELS_LINE = re.compile(rb"(\xef\xbb\xbf)?sep=[^\r\n][\r\n]")
 NO_TEXT = {  # by first bytes: what is no text, and what to do
     b"\x1f\x8b": "is gzip, which its name does not say; let it end in .gz",
@@ -80,10 +80,10 @@ def no_text(path: str, error: UnicodeDecodeError) -> UsageError:
 
 
 def further_rows(text: str, image: str, separator: str) -> int:
-    """How many further rows of a CSV a caption holds, as one that begins with a quote without an end in its own row.
+    """How many further rows of a CSV a caption holds, because it begins with a quote that does not end in its own row.
 
-    They are the lines with a separator, and with an image of the same suffix as that of its row. The first line is one
-    where captions stand before images.
+    Counted are the caption's lines with a separator and with the suffix of the row's image. Its first line is such a
+    line where captions come before images.
     """
     lines = text.splitlines()
     suffix = PurePath(image).suffix if len(lines) > 1 else ""
@@ -95,11 +95,11 @@ class TableColumns(NamedTuple):
 
     image: str  # with the images' paths
     captions: CaptionSettings  # with the caption columns as text keys, and the columns of classes and of keys
-    notes: list[str]  # a line for each column that was typed without the spaces around it, or has others of its name
+    notes: list[str]  # a line for each column given without the spaces around its name, or of the same name as another
 
 
 def table_columns(path: str, separator: str, image: str, captions: CaptionSettings) -> TableColumns:
-    """Finds the columns of a CSV that were typed. Raises UsageError if it cannot be read or lacks one."""
+    """Finds the given columns of a CSV. Raises UsageError if it cannot be read or lacks one."""
     there = [str(name) for name in read_table(path, separator, (), nrows=0).columns]
     notes: list[str] = []
 
@@ -118,7 +118,7 @@ def table_columns(path: str, separator: str, image: str, captions: CaptionSettin
 
 
 def find_column(flag: str, typed: str, there: Sequence[str], where: str, read: str = "") -> str:
-    """The column of a typed name, which may lack the spaces around the column's own.
+    """The column of a given name, which may lack the spaces around the column's own name.
 
     Raises:
         UsageError: if there is none; it names `flag`, the table (`where`), the closest column and how it was `read`.
@@ -141,14 +141,14 @@ def read_with(separator: str, there: Sequence[str]) -> str:
 
 
 def _escaped(separator: str) -> str:
-    """How several characters are written, a regular expression to pandas; empty where they stand for themselves."""
+    """How to write a separator of several characters, a regular expression to pandas; empty if nothing changes."""
     if len(separator) < 2 or "\\" in separator or re.escape(separator) == separator:
         return ""
     return f"; several characters are a regular expression: write {re.escape(separator)}"
 
 
 def spaces_note(flag: str, typed: str, name: str) -> list[str]:
-    """A line if a column's name has spaces around it that were not typed."""
+    """A line if a column's name has spaces around it that were not given."""
     return [] if name in (typed, typed.strip()) else [f"{flag} {typed.strip()}: read from the column {name!r}"]
 
 

@@ -3,7 +3,7 @@
 Python's tarfile takes a damaged header, and the end of the file, for the end of the tar, and silently loses the rows
 behind it. It seeks backwards for a negative size, reads past the end of the file, allocates as many bytes as a sparse
 file or a long name claims, and decompresses a block of bzip2, perhaps gigabytes, at once. Of tars that were joined by
-`cat` it reads the first, as webdataset and tar do; here that is told.
+`cat` it reads the first, as webdataset and tar do; here a warning says so.
 """
 
 import bz2
@@ -45,7 +45,7 @@ Handler = Callable[[Exception], bool]
 
 
 class _Parsed(NamedTuple):
-    """A file's header that tarfile has parsed: the bytes that may be equal in the next one, and what they say."""
+    """A file's header that tarfile has parsed: the bytes that the next header may share, and their parsed fields."""
 
     same: bytes
     how: tuple[str, str]  # encoding and errors
@@ -61,7 +61,7 @@ class Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:  # type: ignore[override]
-        """tarfile's, in half the time where only name, size and checksum differ from the header before."""
+        """As tarfile's, in half the time where only name, size and checksum differ from the header before."""
         same, last = buf[100:124] + buf[136:148] + buf[156:], Header._last
         if last is not None and last.same == same and last.how == (encoding, errors):
             size, checksum = buf[124:135], buf[148:154]
@@ -135,7 +135,7 @@ def tar_files(
 
     Args:
         sources: `url` and `stream` each.
-        handler: gets errors of members and tars, and raises them, or what can be read is read on.
+        handler: gets errors of members and tars; it raises them, or reading goes on.
         refused: replaces the content of a file that is too large or sparse; None to give `handler` an error.
     """
     for source in sources:
@@ -149,7 +149,7 @@ def tar_files(
 
 
 def _failed_program(stream: Any) -> Exception | None:
-    """Why the program ended that wrote a tar, as of pipe: or https:, if that is why the tar did; else None."""
+    """The error of the program that writes a tar (pipe:, https:), if its failure ended the tar; else None."""
     if isinstance(stream, Pipe):
         try:
             stream.proc.wait(timeout=1)  # longer, and it still writes: it is not the program that failed
@@ -199,14 +199,14 @@ def _decompressed(file: Any) -> _CheckedEnd:
 
 
 def _no_tar(start: bytes) -> str | None:
-    """What is no tar, by its first bytes; None where they do not tell."""
+    """What a file that is no tar is, by its first bytes; None where they do not tell."""
     text = " ".join(start.decode(errors="ignore").split())
     page = f"it begins with {text!r}: download it again" if text and text.isprintable() else None
     return next((what for first, what in NO_TAR.items() if start.startswith(first)), page)
 
 
 def _opened(stream: Any) -> Any:
-    """A stream as a tar. Raises ReadError, of what is no tar with what it is."""
+    """A stream as a tar. Raises ReadError, which says what a stream is that is no tar."""
     peeked = _PeekableStream(stream)
     start = peeked.start
     unpacked: Any = _decompressed(peeked)
@@ -219,7 +219,7 @@ def _opened(stream: Any) -> Any:
 
 
 def is_file(tar: str, member: tarfile.TarInfo) -> bool:
-    """Whether webdataset reads a member. Links, which hold no data, are told."""
+    """Whether webdataset reads a member. Warns of links, which hold no data."""
     if NO_FILE.match(member.name):
         return False
     if member.islnk() or member.issym():

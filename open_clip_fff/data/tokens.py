@@ -24,7 +24,7 @@ def _row(texts: str | Sequence[str]) -> CaptionRow:
 
 
 def draw_captions(row: CaptionRow, settings: CaptionSettings) -> CaptionRow:
-    """The row with the captions of one visit alone, drawn with torch's generator, which loaders seed per worker."""
+    """The row with the captions for this visit only, drawn with torch's generator, which loaders seed per worker."""
     size, raw = len(row.captions), row.raw
     if settings.policy == "all":
         return row.only(range(min(size, settings.columns)))
@@ -39,7 +39,7 @@ def draw_captions(row: CaptionRow, settings: CaptionSettings) -> CaptionRow:
 class CaptionTokenizer:
     """Makes a `CaptionBatch` row of a serialized row, for losses with K captions an image.
 
-    A class, because spawned workers pickle it. What the tokenizers in `extra` make, [K, ...], goes into `extras` by
+    A class, because spawned workers pickle it. The outputs of the tokenizers in `extra`, [K, ...], go into `extras` by
     name.
     """
 

@@ -43,8 +43,8 @@ def val_captions(captions: CaptionSettings, shards: str | None) -> CaptionSettin
 def check_all_captions(shards: str, captions: CaptionSettings) -> list[str]:
     """Checks the first rows of each data set for a command that reads all captions, however many an image has.
 
-    Returns a line for what of the captions cannot be read, or was typed without the spaces around its name. Raises
-    UsageError as training, but for fewer than K captions.
+    Returns warnings: shards without a sidecar, captions that cannot be read, columns given without the spaces around
+    their names. Raises UsageError as training does, except for fewer than K captions.
     """
     captions = dataclasses.replace(captions, per_image=1)
     previews, sidecar = preview_sets(shards, captions), CaptionReader(captions).sidecar
@@ -54,7 +54,7 @@ def check_all_captions(shards: str, captions: CaptionSettings) -> list[str]:
 
 
 def feature_reader(plan: Plan) -> FeatureReader | None:
-    """The reader of stored features, if they mine or group."""
+    """The reader of stored features, if mining or grouping uses them."""
     return FeatureReader.of(plan) if plan.stored else None
 
 
@@ -101,7 +101,7 @@ def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, l
 
     Returns:
         The plan with the model of stored features; the previews, empty for synthetic data; and the caption settings
-        that they were made by (for a CSV, its columns).
+        that the previews used (for a CSV, its columns).
     """
     captions = plan.captions
     if not args.train_data or dataset_kind(args) == "synthetic":
