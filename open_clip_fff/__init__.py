@@ -65,7 +65,7 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """A name's object, of the module that is imported for it (PEP 562)."""
+    """Imports a name's module when the name is first used (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -45,7 +45,7 @@ def check_new_folder(out: Path) -> None:
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """Raises UsageError, which names `flag`, if a folder cannot be made or written in: hours before it is."""
+    """Raises UsageError, which names `flag`, if a folder cannot be made or written in: hours before it is needed."""
     with as_mistake(f"{flag}: cannot be written", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -58,7 +58,7 @@ def atomic_folder(out: Path, replaces: str = "") -> Iterator[Path]:
 
     Args:
         out: a path that does not exist by then, or an empty folder; its parents are made.
-        replaces: a file by which a full one is known that may be removed, once the new one is on the disk.
+        replaces: a file's name; an existing `out` that holds this file is removed, once the new folder is on the disk.
 
     Raises:
         OSError: if it cannot be made or renamed.

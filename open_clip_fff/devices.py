@@ -8,7 +8,7 @@ from open_clip_fff.errors import OneRankError, reason
 
 
 def or_best(named: str | None) -> str:
-    """What --device names; where it is not typed, `cuda` if there is a GPU, else `cpu`."""
+    """The device that --device names; if it is not given, `cuda` if there is a GPU, else `cpu`."""
     return named or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -22,13 +22,13 @@ def usable(named: str) -> torch.device:
 
 @dataclass(frozen=True)
 class PerDevice:
-    """A number that is one on a CPU, whose caches are small, and another on an accelerator, whose launches are dear."""
+    """A number for CPUs, whose caches are small, and another for accelerators, whose kernel launches are expensive."""
 
     cpu: int
     accelerator: int
 
     def on(self, device: torch.device) -> int:
-        """The one for `device`.
+        """The number for `device`.
 
         Example:
             >>> PerDevice(cpu=2**19, accelerator=2**24).on(torch.device("cpu"))

@@ -19,7 +19,7 @@ def gather_constant(tensor: Tensor, world_size: int) -> Tensor:
 
 
 def gather_constants(tensors: Sequence[Tensor], world_size: int) -> list[Tensor]:
-    """The same for several tensors on one device, which travel in one message."""
+    """As `gather_constant`, for several tensors on one device, which travel in one message."""
     if world_size == 1:
         return [tensor.detach().contiguous() for tensor in tensors]
     own = Message.of(tensors)
@@ -103,7 +103,7 @@ class Message:
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> "Message":
-        """Copies of tensors, which are on one device."""
+        """A message with copies of tensors, which are on one device."""
         device = tensors[0].device if tensors else None
         size = sum(_aligned(x.nbytes) for x in tensors)
         message = cls(torch.empty(size, dtype=torch.uint8, device=device), tensors)
@@ -116,21 +116,22 @@ class Message:
             into.copy_(tensor.detach())
 
     def empty_like(self) -> "Message":
-        """One of the same size, for another rank's."""
+        """A message of the same size, for another rank's tensors."""
         return Message(torch.empty_like(self.content), self.tensors)
 
 
 class RingExchange:
     """Brings each rank the tensors of all ranks in turn, its own first, then those of the next rank, and so on.
 
-    What one rank gives travels in one message, however many tensors it is. No rank holds more than two other ranks'
-    tensors at a time, beside a copy of its own. Must be iterated once, to the end, and on every rank; later turns
-    overwrite the tensors of earlier ones.
+    All tensors of a rank travel in one message. No rank holds more than two other ranks' tensors at a time, beside a
+    copy of its own. Must be iterated once, to the end, and on every rank; later turns overwrite the tensors of earlier
+    ones.
 
     Args:
-        constants: are read only; the next rank's travel while these are worked on.
-        accumulators: what each rank begins with for each rank's, and may change in place. At the end the attribute of
-            this name holds this rank's, with the changes of all ranks; those of one turn travel during the next one.
+        constants: tensors that are only read; the next rank's travel while the current ones are used.
+        accumulators: the values with which each turn begins; they may be changed in place. At the end the attribute of
+            this name holds this rank's, with the changes of all ranks merged. Those of one turn travel during the next
+            one.
         rank, world_size: this process's rank, and the number of ranks; with one, nothing travels.
         merge: adds a second rank's accumulator to a first one's, in place.
     """
@@ -166,7 +167,7 @@ class RingExchange:
             _wait(requests)
             constants = incoming
             _wait(travelling)
-            if turn:  # what the ranks before have added for this same rank
+            if turn:  # the changes that other ranks have made for this same rank
                 for own, others in zip(share.tensors, arrived.tensors, strict=True):
                     self._merge(own, others)
             share, sent = sent, share

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-# webdataset's for a program whose output it reads, as of pipe: and https:, with all that it was started with
+# webdataset's error for a program whose output it reads (pipe:, https:), with the program's whole command line
 _FAILED_PROGRAM = re.compile(r"""^\(\(\[?["'](\S+?)["']?[ ,].*\): exit (-?\d+) \(read\).*$""")
 
-POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS has for a large file
+POINTER = b"version https://git-lfs"  # start of what a clone without Git LFS has for a large file
 POINTER_NOTE = "it is Git LFS's pointer to the file: git lfs pull gets the file itself"
 
 
@@ -28,7 +28,7 @@ class ReportedError(UsageError):
 
 
 def refuse(flags: Mapping[str, object], why: str) -> None:
-    """Raises UsageError for the first flag that has a value, which is whether it is typed, or what."""
+    """Raises UsageError for the first flag whose value is true (whether it was given, or its value)."""
     for flag, value in flags.items():
         if value:
             raise UsageError(f"{flag}: {why}")
@@ -38,7 +38,7 @@ def refuse(flags: Mapping[str, object], why: str) -> None:
 def as_mistake(what: str, *errors: type[Exception], fix: str = "") -> Iterator[None]:
     """Errors of these types become a UsageError: what is wrong, the reason in brackets, and how to fix it.
 
-    A UsageError passes as it is.
+    A UsageError passes unchanged.
     """
     try:
         yield
@@ -72,7 +72,7 @@ def is_first_rank() -> bool:
 
 
 def print_warnings(lines: Iterable[str]) -> None:
-    """Prints what works and may not be meant, a line each, on the first rank."""
+    """Prints warnings of what works but may not be meant, a line each, on the first rank."""
     if is_first_rank():
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
 
@@ -83,7 +83,7 @@ def error_message(error: BaseException) -> str:
 
 
 def _in_short(text: str) -> str:
-    """A message; of torch's page on files that might run code, with terminal codes, what it comes down to."""
+    """A message; torch's page of text on files that might run code is reduced to its meaning."""
     if "TorchScript archives passed" in text:
         return "it is a TorchScript archive: of OpenAI's name the tag, openai; else torch.save its state_dict"
     if not text.startswith("Weights only load failed"):

@@ -58,7 +58,7 @@ def tokenizer_fingerprint(tokenizer: Any, read: Callable[[list[str]], Any] | Non
 def tokenizer_facts(tokenizer: Any, read: Callable[[list[str]], Any] | None = None) -> dict[str, Any]:
     """A tokenizer's vocabulary and settings, and its tokens of a few texts: equal for those that give equal tokens.
 
-    It may be any function from strings to tokens; `read` makes the ids of one that is none.
+    It may be any function from strings to tokens; for one that is no such function, `read` makes the ids.
     """
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # OpenCLIP wraps those of transformers
     known: dict[str, Any] = {"class": [type(x).__qualname__ for x in (tokenizer, inner)]}

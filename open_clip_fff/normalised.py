@@ -18,7 +18,8 @@ def check_normalised(name: str, features: Tensor, valid: Tensor | None = None) -
         valid: bool [...], rows that are checked; None for all.
 
     Raises:
-        ValueError: if the length of a row is neither 1 to TOLERANCE nor 0. (NaN and infinity are not refused here.)
+        ValueError: if the length of a row is neither 1, within TOLERANCE, nor 0. (NaN and infinity are not refused
+            here.)
     """
     length = torch.linalg.vector_norm(features.detach().float(), dim=-1)
     wrong = ((length - 1).abs() > TOLERANCE) & (length > 0) & length.isfinite()

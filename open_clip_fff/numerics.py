@@ -32,10 +32,10 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     matmul: Any = torch.backends.cuda.matmul
     try:
         name, exact, before = "allow_tf32", False, matmul.allow_tf32
-    except RuntimeError:  # the user has set what took its place in torch 2.9, after which it cannot be read
+    except RuntimeError:  # the user has set torch 2.9's successor of it, after which it cannot be read
         name, exact, before = "fp32_precision", "ieee", matmul.fp32_precision  # type: ignore[assignment]
     with no_autocast(device):
-        if before != exact:  # one that is written, be it the same, no longer follows torch.backends.fp32_precision
+        if before != exact:  # once written, even the same, it stops following torch.backends.fp32_precision
             setattr(matmul, name, exact)
         try:
             yield
@@ -56,7 +56,7 @@ def only_finite(features: Tensor) -> tuple[Tensor, Tensor]:
 def not_finite(tensors: Mapping[str, Any]) -> str | None:
     """The first name whose tensor holds a number that is not finite; None where all are.
 
-    Masks of attention, of 0 and minus infinity alone, are left out: with TorchScript they are in a model's state.
+    Attention masks (only 0 and minus infinity) are left out: with TorchScript they are in a model's state.
     """
     for name, value in tensors.items():
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
@@ -67,5 +67,5 @@ def not_finite(tensors: Mapping[str, Any]) -> str | None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which each rank holds a part (FSDP2's parameters), as each rank has any other; a collective then."""
+    """The whole of a tensor, also where each rank holds a part (FSDP2's parameters), which makes it a collective."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -27,7 +27,7 @@ def plural(number: int, things: str) -> str:
 def reasons(counts: Counter[str]) -> str:
     """`3 without a caption, 1 no image`: why things were left out, the most frequent reasons first; empty for none.
 
-    Of many, as where a library's have an image's own numbers, the last are counted together: `12 for others`.
+    Of many, as where a library's messages hold an image's numbers, the rarest are counted together: `12 for others`.
     """
     shown = counts.most_common(SHOWN)
     rest = counts.total() - sum(count for _, count in shown)

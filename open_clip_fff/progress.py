@@ -9,7 +9,7 @@ LOG = 30  # seconds between two drawings without a terminal, where each is a lin
 
 
 def progress(*arguments: Any, disable: bool = False, **options: Any) -> tqdm:
-    """tqdm, of which only what takes long is seen: every second in a terminal, where it then disappears."""
+    """tqdm, seen only for work that takes long: redrawn every second in a terminal, where it disappears at the end."""
     closed = sys.stderr is None  # by who started it
     seconds = 1 if (terminal := not closed and sys.stderr.isatty()) else LOG
     usual = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds, "leave": not terminal}

@@ -32,5 +32,5 @@ def has_old_name(names: Iterable[str]) -> bool:
 
 
 def warning(name: str) -> str:
-    """The sentence, about a loss or function of this name."""
+    """The warning about a loss or function of this name."""
     return f"{name}: {OLD} is called {NEW} since open_clip_fff 0.2; the old name works until 0.3."

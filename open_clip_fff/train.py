@@ -15,9 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains as the flags say, by default those of the command line.
 
     Returns:
-        0; 2 for what keeps training from its first step, a mistake in flags or data most often, which is printed in
-        one line; 128 and the signal's number where SIGTERM, Ctrl-C, SIGHUP or SIGUSR1 ended training with a
-        checkpoint, or Ctrl-C ended it without one. What else is raised later stays an exception.
+        0; 2 for a UsageError, a mistake in flags or data most often, which is printed in one line; 128 plus the
+        signal's number where SIGTERM, Ctrl-C, SIGHUP or SIGUSR1 ended training with a checkpoint, or Ctrl-C without
+        one. Any other error stays an exception.
     """
     # only what trains imports OpenCLIP's loop; torch is imported once the flags make sense
     from open_clip_fff.config.command_line import help_fff, help_text
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in argv:  # OpenCLIP's flag for all that may help
             traceback.print_exc()
         if isinstance(error, OneRankError) or (launched_rank() == 0 and not isinstance(error, ReportedError)):
-            line = " ".join(error_message(error).split())  # the libraries that it may quote write several
+            line = " ".join(error_message(error).split())  # quoted messages of libraries may have several lines
             print(f"open_clip_fff.train: error: {line}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
