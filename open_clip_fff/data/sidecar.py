@@ -122,7 +122,7 @@ class Sidecar:
         return [path for path in paths if path not in there]
 
     def missing_notes(self, urls: Sequence[str], lost: str) -> list[str]:
-        """A warning if some shards have no parquet; `lost` says what their rows lack. If all lack it, `check` raises."""
+        """A warning if some shards lack a parquet; `lost` says what their rows lack. If all do, `check` raises."""
         if not 0 < len(missing := self.missing(urls)) < len(urls):
             return []
         return [

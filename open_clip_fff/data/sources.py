@@ -155,7 +155,7 @@ def fields_or_none(member: Any) -> dict[str, Any] | None:
 
 
 def texts_of(value: object) -> list[str]:
-    """The texts of a string, bytes or lists of them, without blank ones; none of other types. ValueError if no UTF-8."""
+    """The texts of a string, bytes or lists of them, but blank ones; none of other types. ValueError if not UTF-8."""
     if isinstance(value, list):
         return [text for item in value for text in texts_of(item)]
     if isinstance(value, bytes):

@@ -70,7 +70,7 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
 
 
 def no_text(path: str, error: UnicodeDecodeError) -> UsageError:
-    """The error for a table that is not UTF-8 text: what it is instead, where its first bytes tell that."""
+    """The error for a table that is not UTF-8 text; it says what the file is, if its first bytes tell."""
     with open(path, "rb") as file:
         start = file.read(4)
     for first, what in NO_TEXT.items():

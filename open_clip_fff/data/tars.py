@@ -162,7 +162,7 @@ def _failed_program(stream: Any) -> Exception | None:
 
 
 class _PeekableStream:
-    """A stream whose first bytes can be looked at."""
+    """A stream that shows its first bytes, `start`, before they are read."""
 
     def __init__(self, stream: Any) -> None:
         self.start, self._stream = stream.read(64), stream
@@ -206,7 +206,7 @@ def _no_tar(start: bytes) -> str | None:
 
 
 def _opened(stream: Any) -> Any:
-    """A stream as a tar. Raises ReadError, which says what a stream is that is no tar."""
+    """A stream as a tar. Raises ReadError; where the stream is no tar, its message says what it is."""
     peeked = _PeekableStream(stream)
     start = peeked.start
     unpacked: Any = _decompressed(peeked)

@@ -49,8 +49,8 @@ class TextDesign:
     def lengths(self, tokens: Tensor) -> Tensor:
         """The number of tokens that each row's feature depends on: int64 [n, L] to int64 [n], each from 1 to L.
 
-        For a causal tower those up to the pooled one; else those up to the last that is not padding. (With padding in
-        front, that is all of them.)
+        For a causal tower, the tokens up to the pooled one; else up to the last that is not padding. (With padding in
+        front these are all tokens.)
         """
         if self.obstacle is not None:
             return torch.full_like(tokens[:, 0], tokens.shape[1])
