@@ -13,7 +13,7 @@ def or_best(named: str | None) -> str:
 
 
 def usable(named: str) -> torch.device:
-    """The device `cpu`, `cuda`, `cuda:1`, … Raises OneRankError if there is none of that name, or none that is free."""
+    """The device `cpu`, `cuda`, `cuda:1`, … Raises OneRankError if there is no such device, or it is not free."""
     try:
         return torch.empty(0, device=named).device
     except (RuntimeError, AssertionError) as error:

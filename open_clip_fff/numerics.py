@@ -54,7 +54,7 @@ def only_finite(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def not_finite(tensors: Mapping[str, Any]) -> str | None:
-    """The first name whose tensor holds a number that is not finite; None where all are.
+    """The first name whose tensor holds a number that is not finite; None if all numbers are finite.
 
     Attention masks (only 0 and minus infinity) are left out: with TorchScript they are in a model's state.
     """

@@ -12,7 +12,7 @@ from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains as the flags say, by default those of the command line.
+    """Trains with these flags, by default those of the command line.
 
     Returns:
         0; 2 for a UsageError, a mistake in flags or data most often, which is printed in one line; 128 plus the
