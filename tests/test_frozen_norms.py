@@ -1,6 +1,7 @@
 """--lock-image-freeze-bn-stats with timm's norms that have an activation in them, and norms of several ranks."""
 
 import open_clip
+import open_clip_train.main as oc_main
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.images import read_image
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.fixes import AnyDeviceDDP, fixes
+from open_clip_fff.host.generation import PARALLEL
 
 TOWER = {
     "embed_dim": 16,
@@ -35,6 +37,19 @@ def test_a_locked_tower_is_the_same_function(unlocked):
     unlocked_again = open_clip.CLIP(**TOWER)
     unlocked_again.load_state_dict(kept)
     torch.testing.assert_close(unlocked_again.eval().encode_image(images), model.eval().encode_image(images))
+
+
+def test_norms_of_several_ranks_are_the_same_function():
+    torch.manual_seed(0)
+    model, images = open_clip.CLIP(**TOWER), torch.randn(8, 3, 32, 32)
+    for _ in range(3):
+        model.encode_image(images)  # running statistics
+    wanted = model.eval().encode_image(images)
+    with fixes(LoaderCounters(), 0, read_image):
+        model = oc_main.torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # as OpenCLIP does it
+        assert PARALLEL.torch.nn.parallel.DistributedDataParallel is AnyDeviceDDP
+    assert any(isinstance(each, torch.nn.SyncBatchNorm) for each in model.modules())
+    torch.testing.assert_close(model.encode_image(images), wanted)
 
 
 def test_norms_of_several_ranks_need_a_gpu():

@@ -19,6 +19,7 @@ import open_clip_train.main as oc_main
 import torch
 import webdataset as wds
 from PIL import Image
+from timm.layers import convert_sync_batchnorm
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose
@@ -53,11 +54,14 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
     An OpenCLIP with patches/ has some of them already: it trains the same. `seed` is that of shuffled tars' order.
     """
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
+    norms = View(torch.nn.SyncBatchNorm, convert_sync_batchnorm=convert_sync_batchnorm)
     native = {"save_whole": _save_by_torch} if hasattr(oc_main, "save_whole") else {}
     shuffle = partial(SeededShuffle, seed)
     webdataset = View(oc_data.wds, DataPipeline=EndingPipeline, shuffle=shuffle, tarfile_to_samples=tar_samples)
     with (
         replaced(PARALLEL, torch=View(PARALLEL.torch, nn=View(torch.nn, parallel=parallel))),
+        # --use-bn-sync: torch's takes timm's norms for plain ones and drops the activations that are in them
+        replaced(oc_main, torch=View(oc_main.torch, nn=View(oc_main.torch.nn, SyncBatchNorm=norms))),
         replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), copy_codebase=copy_codebase, **native),
         replaced(oc_main, start_sync_process=partial(daemon, oc_main.start_sync_process)),
         replaced(
