@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import DRAWN, TINY
+from tests.programs import torchrun
 
 CAPTIONS = ["--captions-per-image", "4", "--json-text-key", "captions"]
 TINY_COCA = {
@@ -22,6 +23,19 @@ TINY_COCA = {
 def no_downloads(monkeypatch):
     """OpenCLIP's training asks for a pretrained text tower unless CLIP weights are given; there is none offline."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def coca(tmp_path):
+    """The json of a tiny CoCa, and the flags that name it and weights for it."""
+    path = tmp_path / "tiny-coca.json"
+    path.write_text(json.dumps(TINY_COCA))
+    open_clip.add_model_config(path)
+    start = open_clip.create_model("tiny-coca")
+    # OpenCLIP leaves this one as the memory was, NaN at times
+    torch.nn.init.normal_(start.text_decoder.text_projection, std=0.1)
+    torch.save(start.state_dict(), tmp_path / "start.pt")
+    return path, ["--model-config", str(path), "--model", "tiny-coca", "--pretrained", str(tmp_path / "start.pt")]
 
 
 @pytest.mark.slow
@@ -61,15 +75,8 @@ def test_a_hugging_face_text_tower(trainer, bert_clip, teacher, tmp_path, method
 
 
 @pytest.mark.slow
-def test_coca_trains_under_clip_is_exported_and_refused_by_fff(trainer, tmp_path, capsys, export_here):
-    path = tmp_path / "tiny-coca.json"
-    path.write_text(json.dumps(TINY_COCA))
-    open_clip.add_model_config(path)
-    start = open_clip.create_model("tiny-coca")
-    # OpenCLIP leaves this one as the memory was, NaN at times
-    torch.nn.init.normal_(start.text_decoder.text_projection, std=0.1)
-    torch.save(start.state_dict(), tmp_path / "start.pt")
-    model = ["--model-config", str(path), "--model", "tiny-coca", "--pretrained", str(tmp_path / "start.pt")]
+def test_coca_trains_under_clip_is_exported_and_refused_by_fff(trainer, coca, tmp_path, capsys, export_here):
+    path, model = coca
     assert trainer(*DRAWN, *model, "--name", "coca") == 0
     assert "Caption_loss" in trainer.log("coca")
     export_here(trainer.run("coca"), tmp_path / "exported")
@@ -79,6 +86,19 @@ def test_coca_trains_under_clip_is_exported_and_refused_by_fff(trainer, tmp_path
     path.write_text(json.dumps({name: part for name, part in TINY_COCA.items() if name != "custom_text"}))
     assert trainer(*DRAWN, *model, "--name", "refused") == 2
     assert 'its json has multimodal_cfg, and lacks "custom_text": true; write it' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_coca_of_several_ranks_has_a_contrastive_loss(trainer, coca):
+    """Else parts of its towers have no gradient, at which torch's DDP ends after the first step."""
+    argv = [*trainer.common, *trainer.tars, "--method", "clip", *coca[1], "--name", "coca"]
+    argv.append("--coca-contrastive-loss-weight")
+    done = torchrun(2, "-m", "open_clip_fff.train", "--", *argv, "0")
+    assert done.returncode and not trainer.logs.exists()
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("open_clip_fff.train: error: "))
+    assert "--coca-contrastive-loss-weight 0: " in line and "a small weight, as 1e-6" in line
+    done = torchrun(2, "-m", "open_clip_fff.train", "--", *argv, "1e-6")
+    assert done.returncode == 0 and trainer.checkpoint("coca")["epoch"] == 1, done.stderr
 
 
 def test_a_resnet_with_frozen_norms_goes_on_and_is_exported(trainer, tmp_path, export_here):

@@ -9,6 +9,7 @@ from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks.text_tower import check_teacher, check_text_tower
 from open_clip_fff.host.generation import TASKS
@@ -63,6 +64,11 @@ def check_coca(args: argparse.Namespace, config: dict) -> None:
         return
     if not args.coca_contrastive_loss_weight and not args.coca_caption_loss_weight:
         raise UsageError("--coca-contrastive-loss-weight 0 and --coca-caption-loss-weight 0: nothing would be trained")
+    if not args.coca_contrastive_loss_weight and args.world_size > 1 and trains(args):
+        raise UsageError(
+            "--coca-contrastive-loss-weight 0: parts of the towers get no gradient then, which torch takes in one "
+            "process alone; use one, or a small weight, as 1e-6"
+        )
     kind = f"--model {args.model} is a CoCa"
     for tower, locked in (("image", args.lock_image), ("text", args.lock_text)):
         if locked and not hasattr(open_clip.CoCa, f"lock_{tower}_tower"):
