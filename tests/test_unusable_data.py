@@ -17,6 +17,7 @@ from open_clip_fff.data.preview import preview_sets, preview_shard
 from open_clip_fff.data.preview_text import check, check_validation, preview_lines
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
+from open_clip_fff.data.table_columns import read_table
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.fixes import copy_codebase
 from open_clip_fff.host.loader.timeouts import LoaderTimeouts
@@ -61,6 +62,24 @@ def test_what_is_no_tar_is_named_by_its_first_bytes(tmp_path):
             with pytest.raises(UsageError, match=r"0.tar cannot be read as a tar") as error:
                 preview_sets(url, RAW)
             assert says in str(error.value)
+
+
+@pytest.mark.parametrize("method", [[], ["--method", "clip"]], ids=["stock", "ours"])
+def test_a_type_of_data_that_its_name_contradicts(trainer, shards, csv, capsys, method):
+    """--dataset-type is of --train-data and --val-data alike; pandas names all members of a tar, in one line."""
+    tars, tar = trainer.tars, str(shards / "00.tar")
+    for kind, what, flag, name, data in (
+        ("csv", "tar", "--train-data", tars[1], tars),
+        ("csv", "tar", "--val-data", tar, [*trainer.table, "--val-data", tar]),
+        ("webdataset", "table", "--train-data", csv, [*trainer.table, "--train-num-samples", "32"]),
+        ("webdataset", "table", "--val-data", csv, [*tars, "--val-data", str(csv)]),
+    ):
+        assert trainer("--dataset-type", kind, "--name", "x", *method, data=data) == 2 and not trainer.logs.exists()
+        says = f"{flag} {name}: is a {what}: drop --dataset-type {kind}, and each is told by its name"
+        assert capsys.readouterr().err == f"open_clip_fff.train: error: {says}\n"
+    with pytest.raises(UsageError, match=r"0\.tar cannot be read as a table") as error:
+        read_table(tar, ",", ())
+    assert len(str(error.value)) < 400 + len(tar)
 
 
 def test_what_cannot_be_opened_is_told_before_it_is_tried(shards, tmp_path, monkeypatch):

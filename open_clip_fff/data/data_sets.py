@@ -96,12 +96,19 @@ def trains(args: argparse.Namespace) -> bool:
 
 
 def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
-    """`webdataset`, `csv` or `synthetic`, as OpenCLIP decides for the data of a flag."""
-    if args.dataset_type != "auto":
-        return args.dataset_type
-    path = args.train_data if flag == "--train-data" else args.val_data
-    extension, bare = path.split(".")[-1], path.strip(" \t\r\n:'\"")
+    """`webdataset`, `csv` or `synthetic`, as OpenCLIP decides for the data of a flag.
+
+    Raises UsageError for data whose name does not tell it, or tells another than --dataset-type, which is of all flags.
+    """
+    path = (args.train_data if flag == "--train-data" else args.val_data) or ""
+    extension, typed = path.split(".")[-1], args.dataset_type
+    if typed != "auto":
+        others = {"csv": {"tar": "tar"}, "webdataset": {"csv": "table", "tsv": "table"}}
+        if (other := others.get(typed, {}).get(extension)) and not SCHEME.match(path):
+            raise UsageError(f"{flag} {path}: is a {other}: drop --dataset-type {typed}, and each is told by its name")
+        return typed
     if extension not in ("csv", "tsv", "tar"):
+        bare = path.strip(" \t\r\n:'\"")
         if bare != path and bare.endswith((".csv", ".tsv", ".tar")):
             raise UsageError(f"{flag} {path!r}: drop what stands around {bare}")
         raise UsageError(

@@ -63,7 +63,7 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     except re.error as error:
         raise UsageError(f"--csv-separator {separator!r}: {error}{_escaped(separator)}") from error
     except (OSError, ValueError, ImportError) as error:  # ImportError: no package to decompress it
-        raise UsageError(f"{path} cannot be read as a table ({error})") from error
+        raise UsageError(f"{path} cannot be read as a table ({reason(error)})") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for the index
         raise UsageError(f"{path} has more cells per row than names in its header; {fix}")
     return table
