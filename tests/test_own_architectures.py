@@ -3,16 +3,18 @@
 import json
 import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, M2M100Config
 
 from open_clip_fff import UsageError
 from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.host.checks.architecture import check_architecture
+from open_clip_fff.host.checks.text_tower import check_text_tower
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.models.frozen import load_frozen
 from scripts.faulty.inputs import TINY
@@ -135,6 +137,21 @@ def test_a_tower_of_transformers(trainer, bert_clip, tmp_path, capsys, text, tow
     code, err = run(trainer, tmp_path, capsys, changed(bert_clip, tmp_path, tower) | text, *OURS)
     assert code == 2 and says.replace("NAME", str(tmp_path / "tower")) in err and len(err.splitlines()) == 1
     assert not trainer.logs.exists()
+
+
+def test_layers_that_are_skipped_are_refused_on_several_ranks(tmp_path):
+    """transformers skips 5% of m2m_100's by default, at which torch's DDP ends."""
+    M2M100Config(d_model=32).save_pretrained(tmp_path)
+    text = {"hf_model_name": str(tmp_path), "hf_pooler_type": "cls_pooler", "context_length": 16}
+    args = Namespace(model="own", force_context_length=None, train_data="0.tar", dataset_type="auto", lock_text=False)
+    args.world_size = 2
+    says = f"--model own: the config.json of hf_model_name {tmp_path} has encoder_layerdrop 0.05: layers that are "
+    with pytest.raises(UsageError, match=f"{re.escape(says)}.*; write 0 there"):
+        check_text_tower(args, {**TINY, "text_cfg": text}, None, typed=False)
+    for name, value in (("world_size", 1), ("lock_text", True), ("train_data", None)):
+        assert not check_text_tower(Namespace(**{**vars(args), name: value}), {**TINY, "text_cfg": text}, None, False)
+    M2M100Config(d_model=32, encoder_layerdrop=0).save_pretrained(tmp_path)
+    assert not check_text_tower(args, {**TINY, "text_cfg": text}, None, typed=False)
 
 
 def test_tokens_that_no_text_gives_need_no_place_in_the_tower(trainer, bert_clip, tmp_path, capsys):

@@ -9,6 +9,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+from transformers import M2M100Config
 
 from open_clip_fff import CaptionBatch, FFFLoss, UsageError
 from open_clip_fff.config.text import TextSettings
@@ -122,6 +123,20 @@ def test_a_hugging_face_tower_with_its_mask(bert_clip, settings):
     batch = caption_batch(open_clip.get_tokenizer("tiny-bert-clip"), words)
     assert has_dropout(model) and not has_dropout(built())
     assert_equal_to_whole(model, SETTINGS[settings], batch, 1e-12)
+
+
+@pytest.mark.parametrize("dropout", ["dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop"])
+def test_dropout_that_is_no_module_of_its_own(tmp_path, dropout):
+    """With a layerdrop alone equal captions share their features: it skips a layer for a whole batch."""
+    shares = {name: 0.0 for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop")}
+    size = {"d_model": 32, "vocab_size": 49408, "max_position_embeddings": 40, **shares, dropout: 0.5}
+    parts = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    M2M100Config(**size, **parts, encoder_ffn_dim=32, decoder_ffn_dim=32).save_pretrained(tmp_path)
+    own = {"hf_model_name": str(tmp_path), "hf_pooler_type": "mean_pooler", "hf_proj_type": "linear"}
+    model = open_clip.CustomTextCLIP(**{**TINY, "text_cfg": {**own, "hf_model_pretrained": False}}).train()
+    torch.manual_seed(0)
+    one, two = model.encode_text(caption_batch().tokens[0, :1].repeat(2, 1))
+    assert has_dropout(model) == (not torch.equal(one, two)) == (dropout != "encoder_layerdrop")
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -25,6 +25,7 @@ from open_clip_fff.host.validation import evaluator
 from open_clip_fff.tools.class_set import _images_of
 from open_clip_fff.tools.evaluation_sets import retrieval_set
 from open_clip_fff.tools.pack.folder_files import UnusedFiles
+from open_clip_fff.train import main
 from tests.conftest import colour_sample, write_tar
 
 RAW = CaptionSettings()
@@ -65,7 +66,7 @@ def test_what_is_no_tar_is_named_by_its_first_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("method", [[], ["--method", "clip"]], ids=["stock", "ours"])
-def test_a_type_of_data_that_its_name_contradicts(trainer, shards, csv, capsys, method):
+def test_a_type_of_data_that_its_name_contradicts(trainer, tiny_name, shards, csv, capsys, method):
     """--dataset-type is of --train-data and --val-data alike; pandas names all members of a tar, in one line."""
     tars, tar = trainer.tars, str(shards / "00.tar")
     for kind, what, flag, name, data in (
@@ -74,7 +75,8 @@ def test_a_type_of_data_that_its_name_contradicts(trainer, shards, csv, capsys, 
         ("webdataset", "table", "--train-data", csv, [*trainer.table, "--train-num-samples", "32"]),
         ("webdataset", "table", "--val-data", csv, [*tars, "--val-data", str(csv)]),
     ):
-        assert trainer("--dataset-type", kind, "--name", "x", *method, data=data) == 2 and not trainer.logs.exists()
+        argv = [*trainer.common, *data, "--dataset-type", kind, "--name", "x", *method]
+        assert main(argv) == 2 and not trainer.logs.exists()
         says = f"{flag} {name}: is a {what}: drop --dataset-type {kind}, and each is told by its name"
         assert capsys.readouterr().err == f"open_clip_fff.train: error: {says}\n"
     with pytest.raises(UsageError, match=r"0\.tar cannot be read as a table") as error:

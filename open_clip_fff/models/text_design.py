@@ -100,6 +100,12 @@ def _native(tower: Any, pool: str, eos: int, embeds_class: bool, writes: bool) -
 
 
 def has_dropout(model: nn.Module) -> bool:
-    """Whether equal captions get different features in training, because of the text tower's dropout."""
+    """Whether equal captions get different features in training, because of the text tower's dropout.
+
+    Some towers, as m2m_100's, have its shares as numbers of their modules. (A layer that is skipped, by layerdrop, is
+    so for all captions.)
+    """
     tower = getattr(model, "text", None) or getattr(model, "transformer", None) or model
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in tower.modules())
+    shares = ((name, value) for module in tower.modules() for name, value in vars(module).items())
+    modules = any(isinstance(module, nn.Dropout) and module.p > 0 for module in tower.modules())
+    return modules or any(name.endswith("dropout") and isinstance(value, float) and value > 0 for name, value in shares)

@@ -7,6 +7,7 @@ from typing import Any
 import open_clip
 import torch
 
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import only_errors_logged, registered_architecture
 from open_clip_fff.models.frozen import same_tokens
@@ -27,6 +28,8 @@ def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | No
         limits = TextLimits.of_transformers(found)
         length = args.force_context_length or text["context_length"]
         _check_transformers(where, name, text, found, config.get("embed_dim"), length, limits.length)
+        if args.world_size > 1 and trains(args) and not args.lock_text:
+            _check_layerdrop(where, name, found)
         notes = [] if tokenizer is None else padding_notes(where, tokenizer, found)
         if (kind := getattr(found, "dtype", None)) in (torch.float16, torch.bfloat16):
             was = f"the weights of hf_model_name {name} are {str(kind).removeprefix('torch.')}"
@@ -92,6 +95,14 @@ def _transformers_config(name: str) -> Any | None:
         return AutoConfig.from_pretrained(name)
     except Exception:
         return None
+
+
+def _check_layerdrop(where: str, name: str, found: Any) -> None:
+    for field in ("encoder_layerdrop", "layerdrop"):
+        if share := getattr(found, field, 0):
+            why = "layers that are skipped get no gradient, which torch takes in one process alone"
+            fix = "write 0 there (of a hub's model in a copy), or use one process"
+            raise UsageError(f"{where}: the config.json of hf_model_name {name} has {field} {share:g}: {why}; {fix}")
 
 
 def _check_transformers(
