@@ -83,7 +83,7 @@ def _train(command: Command) -> None:
         rows = rows_of_data(args, plan)
         epoch = 0 if resumed.checkpoint is None else read_epoch(resumed.checkpoint) or 0
         warnings, rows_line = forecast_epochs(args, plan, rows, epoch)
-        if epoch >= args.epochs > 0 and trains(args):
+        if epoch >= args.epochs and trains(args):
             total = f"warning: --epochs {args.epochs}: is the total"
             found.append(f"{total}; {resumed.checkpoint} has trained {epoch}: nothing is left")
         found += change_notes(args, plan, resumed.checkpoint)

@@ -75,7 +75,7 @@ def _scattered(args: argparse.Namespace) -> dict[str, bool]:
 
 
 def _check_training(args: argparse.Namespace, siglip: bool) -> None:
-    check_least(args, epochs=0, accum_freq=1, log_every_n_steps=1, warmup=0, zeroshot_frequency=0, val_frequency=0)
+    check_least(args, epochs=1, accum_freq=1, log_every_n_steps=1, warmup=0, zeroshot_frequency=0, val_frequency=0)
     check_least(args, lock_image_unlocked_groups=0, lock_text_unlocked_layers=0, wd=0)
     check_least(args, eps=0, epochs_cooldown=0, lr_cooldown_end=0, lr_cooldown_power=0)
     if args.grad_clip_norm is not None and not args.grad_clip_norm > 0:
@@ -156,7 +156,8 @@ def _check_resume(args: argparse.Namespace) -> None:
         if why := why_not_latest(args):
             raise UsageError(f"--resume latest: {why}")
     elif args.resume and "://" not in args.resume and not os.path.isfile(args.resume):
-        raise UsageError(f"--resume {args.resume}: there is no such file")
+        folder = "is a folder; of a run name a checkpoint, as checkpoints/epoch_1.pt in it"
+        raise UsageError(f"--resume {args.resume}: {folder if os.path.isdir(args.resume) else 'there is no such file'}")
 
 
 def why_not_latest(args: argparse.Namespace) -> str:
