@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from open_clip_fff.patching import replaced
 SCALE, BIAS = "logit_scale", "logit_bias"
 BIG_VISION = (".npz", ".npy")  # SigLIP's original files, for which OpenCLIP has a reader of its own
 OPTIONAL = (BIAS, ".num_batches_tracked")  # nothing uses the second, and frozen norms have none
-_IDS = ".position_ids"  # buffers of older transformers text towers; OpenCLIP ignores them, too
+_IDS = ".position_ids"  # buffers of text towers before transformers 4.31; for --pretrained OpenCLIP drops them, too
 _RESIZED = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 
 
@@ -88,13 +88,25 @@ def current_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> d
     """
     from open_clip.model import convert_to_custom_text_state_dict
 
-    named = {name: tensor for name, tensor in weights.items() if name in own or not name.endswith(_IDS)}
+    named = without_ids(weights, own)
     if "positional_embedding" in named and "positional_embedding" not in own:
         named = convert_to_custom_text_state_dict(named)
     for name in {SCALE, BIAS} & named.keys() & own.keys():
         if named[name].numel() == own[name].numel():
             named[name] = named[name].reshape(own[name].shape)
     return named
+
+
+def without_ids(weights: Mapping[str, Tensor], own: Container[str]) -> dict[str, Tensor]:
+    """Weights without what older versions of transformers saved beside them, and the model's `own` lack."""
+    return {name: tensor for name, tensor in weights.items() if name in own or not name.endswith(_IDS)}
+
+
+def big_vision_obstacle(own: Container[str]) -> str | None:
+    """Why OpenCLIP's reader of big_vision's files cannot fill a model, given its `own` names; None if it may."""
+    if "visual.trunk.pos_embed" in own and "text.positional_embedding" in own:
+        return None
+    return "big_vision's files go into SigLIP's models (a timm tower and custom_text), as ViT-B-16-SigLIP"
 
 
 def find_mismatch(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], resize: bool = False) -> str | None:
@@ -153,6 +165,8 @@ def checked_loading(source: str) -> Iterator[list[LoadReport]]:
     def load_checkpoint(model: Any, checkpoint_path: str, *args: Any, **options: Any) -> Any:
         file = Path(checkpoint_path)
         if file.suffix in BIG_VISION:
+            if obstacle := big_vision_obstacle(model.state_dict()):
+                raise UsageError(f"{source}: {obstacle}")
             reports.append(LoadReport())
             return original(model, checkpoint_path, *args, **options)
         reports.append(load_weights(model, read_weights(file), source, resize=True, file=file))

@@ -18,6 +18,7 @@ from open_clip_fff.host.checks.weights import check_resume
 from open_clip_fff.host.generation import READER, TASKS
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position, weights_of
+from open_clip_fff.hub.weights import without_ids
 from open_clip_fff.models.fusion import load_weights
 from open_clip_fff.patching import replaced
 
@@ -82,7 +83,8 @@ def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
         if state.master:
             _end_lines(Path(args.checkpoint_path))
         before = "module." if args.distributed and not args.horovod and not TASKS else ""
-        weights = {before + name: tensor for name, tensor in weights_of(checkpoint, path).items()}
+        named = without_ids(weights_of(checkpoint, path), state.model.state_dict())
+        weights = {before + name: tensor for name, tensor in named.items()}
         return {**checkpoint, "state_dict": weights} if "epoch" in checkpoint else weights
 
     return load_fitting

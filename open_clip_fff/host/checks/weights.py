@@ -18,7 +18,15 @@ from open_clip_fff.errors import UsageError, named
 from open_clip_fff.hub.checkpoints import read_weights, run_of, usable_before, weights_of
 from open_clip_fff.hub.description import only_errors_logged, quick_gelu, registered_architecture, trained_settings
 from open_clip_fff.hub.params import read_params
-from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, current_names, find_mismatch
+from open_clip_fff.hub.weights import (
+    BIAS,
+    BIG_VISION,
+    activation_warning,
+    big_vision_obstacle,
+    current_names,
+    find_mismatch,
+    without_ids,
+)
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.numerics import not_finite
 
@@ -79,16 +87,20 @@ def model_options(args: argparse.Namespace, plan: Plan) -> dict[str, object]:
 
 def _check_start(flags: str, name: str, weights: str | None, options: Mapping, plan: Plan) -> None:
     """Weights to start from. OpenCLIP interpolates position embeddings, so their lengths are not asked for."""
-    if not weights or ":" in name or not Path(weights).is_file() or Path(weights).suffix in BIG_VISION:
+    if not weights or ":" in name or not Path(weights).is_file():
         return
     if open_clip.is_pretrained_cfg(name.replace("/", "-"), weights):
         return
+    called, own = f"{flags}pretrained {weights}", architecture(name, options)
+    if Path(weights).suffix in BIG_VISION:
+        if own is not None and (obstacle := big_vision_obstacle(own)):
+            raise UsageError(f"{called}: {obstacle}")
+        return
     with named(f"{flags}pretrained"):
         tensors = read_weights(Path(weights))
-    own = architecture(name, options)
     if own is None or any(each.startswith("image_encoder.") for each in tensors):  # MobileCLIP's own names
         return
-    called, tensors = f"{flags}pretrained {weights}", current_names(tensors, own)
+    tensors = current_names(tensors, own)
     if obstacle := find_mismatch(tensors, own, resize=True):
         raise UsageError(f"{called}: the weights do not fit {flags}model {name}: {obstacle}")
     if plan.typed and (bad := not_finite({each: tensors[each] for each in own if each in tensors})) is not None:
@@ -123,8 +135,7 @@ def check_resume(
         raise UsageError(f"{called}: {changed[0]}; resume with the flags it was trained with")
     if own is None:
         return
-    if not training:
-        weights = current_names(weights, own)
+    weights = without_ids(weights, own) if training else current_names(weights, own)
     if (BIAS in weights) != (BIAS in own):
         here, there = ("no ", "has one") if BIAS in own else ("a ", "has none")
         raise UsageError(
