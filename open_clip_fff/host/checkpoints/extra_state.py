@@ -1,8 +1,8 @@
-"""What a run knows beyond OpenCLIP's checkpoint: its average, mining, random generators, the last log line.
+"""A run's state beyond OpenCLIP's checkpoint: moving average, miner, fusion model, random generators, last log line.
 
-It lives beside the checkpoint, as `epoch_N.extra`. The name holds the epoch and does not end in .pt, which is what
-`--resume latest` looks for. It is written first, so that no checkpoint is ever without it. With a checkpoint in the
-middle of an epoch, as `epoch_N_step_S.extra`, it also holds each rank's place in that epoch.
+The extra state is saved beside the checkpoint as `epoch_N.extra`. The name does not end in .pt, since `--resume
+latest` would take such a file. It is written before the checkpoint, so that no checkpoint is ever without it. For a
+checkpoint in the middle of an epoch, `epoch_N_step_S.extra` also holds each rank's position in that epoch.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from open_clip_fff.hub.checkpoints import Position, by_position, describe_file, 
 from open_clip_fff.patching import View, replaced
 
 _FIX = "resume with the flags it was trained with, or start from its weights with --pretrained"
-_load_mapped = partial(torch.load, mmap=True)  # read only as far as it is looked at
+_load_mapped = partial(torch.load, mmap=True)  # reads only the tensors that are used
 
 
 @contextmanager
 def extra_state(state: RunState) -> Iterator[None]:
-    """Saves the extra state of runs that have one, with OpenCLIP's own checkpoints, if those are finite.
+    """If a flag of open_clip_fff is given, saves the extra state with each checkpoint, and refuses non-finite weights.
 
-    And --delete-previous-checkpoint deletes one as a newer one is saved; OpenCLIP does so though none is.
+    --delete-previous-checkpoint deletes a checkpoint once a newer one is saved; OpenCLIP's does even if none is.
     """
     save, seams = oc_main.torch.save, {}
     if state.plan.typed:
@@ -47,7 +47,7 @@ def extra_state(state: RunState) -> Iterator[None]:
 
 
 def needs_extra(args: argparse.Namespace, plan: Plan, at: Position) -> bool:
-    """Whether a run that is resumed from there cannot go on without."""
+    """Whether a run resumed from position `at` needs the extra state."""
     midway = bool(at.step and plan.typed) and trains(args)
     return midway or plan.ema_decay is not None or plan.fusion is not None or _mining_has_state(plan)
 
@@ -85,7 +85,7 @@ def _saver(state: RunState, save: Callable) -> Callable:
 
 
 def _replace_previous(save: Callable, checkpoint: dict, path: str) -> None:
-    """Saves, and removes the checkpoint before: one alone, since older ones are of a run that kept them."""
+    """Saves, then deletes the checkpoint before it; older ones stay, as they are of a run that kept them."""
     save(checkpoint, path)
     at, saved = Position.named(Path(path).stem), by_position(Path(path).parent.parent)
     before = [each for each in saved if at is not None and not at.step and each < at]
@@ -94,11 +94,11 @@ def _replace_previous(save: Callable, checkpoint: dict, path: str) -> None:
 
 
 def _clean(checkpoint: Path, at: Position) -> None:
-    """Removes what a checkpoint that was just saved replaces: those in the middle of an epoch before it, the extra
-    state of checkpoints that are no more, and what a killed process was writing: a run has its folder for itself.
+    """Removes what a newly saved checkpoint replaces.
 
-    The last two of that stay for --save-most-recent: OpenCLIP gives that checkpoint its name after it was saved, so
-    until then the one before is still the latest.
+    That is: earlier checkpoints in the middle of an epoch, the extra state of deleted checkpoints, and a killed
+    process's unfinished files (no other run writes to this folder). The extra states of the last two epochs stay: with
+    --save-most-recent OpenCLIP renames a checkpoint after saving it, so until then the one before is the latest.
     """
     whole = Position.named(checkpoint.stem) is not None
     for path in sorted(checkpoint.parent.glob("epoch_*"), key=lambda path: path.suffix, reverse=True):  # .pt first
@@ -115,7 +115,7 @@ def _clean(checkpoint: Path, at: Position) -> None:
 def check_extra(
     args: argparse.Namespace, plan: Plan, checkpoint: Path | str, at: Position, load: Callable = _load_mapped
 ) -> dict[str, Any]:
-    """The extra state of a checkpoint. Raises UsageError if there is none that a run of these flags can go on with."""
+    """The extra state of a checkpoint. Raises UsageError if a run with these flags cannot resume with it."""
     try:
         extra = read_beside(load, checkpoint, at)
     except UsageError as error:
@@ -138,7 +138,7 @@ def check_extra(
 
 
 def check_fusion(args: argparse.Namespace, plan: Plan, checkpoint: Path | str, extra: Mapping[str, Any]) -> None:
-    """Raises UsageError if a run without a fusion model would train on from one with it, whose optimizer has more."""
+    """Raises UsageError if a run without a fusion model resumes from one with it: its optimizer has more parameters."""
     if trains(args) and plan.fusion is None and "fusion" in extra:
         raise UsageError(
             f"--resume {checkpoint}: it was trained with --fusion-layers {extra['fusion']['sizes']['layers']}; {_FIX}"
@@ -146,7 +146,7 @@ def check_fusion(args: argparse.Namespace, plan: Plan, checkpoint: Path | str, e
 
 
 def read_beside(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any]:
-    """What lies beside a checkpoint. Raises UsageError if nothing does, or it cannot be read, or is another epoch's."""
+    """The extra state beside a checkpoint. Raises UsageError if it is missing, unreadable, or of another position."""
     path = extra_path(str(checkpoint), at)
     try:
         extra = dict(load(path, map_location="cpu"))

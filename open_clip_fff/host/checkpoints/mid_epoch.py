@@ -1,4 +1,4 @@
-"""Checkpoints in the middle of an epoch: every N steps, and where a signal ends training; and resuming from them."""
+"""Checkpoints in the middle of an epoch, saved every N steps and when a signal stops training; resuming from them."""
 
 import argparse
 import hashlib
@@ -27,18 +27,18 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.host.stopping import StopAgreement, Stopped
 from open_clip_fff.hub.checkpoints import Position
 
-LONGEST = 100  # characters of names that are shown
+LONGEST = 100  # characters of the data's names in a message
 _LOADER_FLAGS = ("world_size", "workers", "batch_size", "accum_freq", "seed", "dataset_resampled")
-_EPOCH_FLAGS = ("train_num_samples", "train_data_upsampling_factors")  # None where the data say how long an epoch is
+_EPOCH_FLAGS = ("train_num_samples", "train_data_upsampling_factors")  # None: not given
 
 
 @contextmanager
 def mid_epoch_seams(state: RunState) -> Iterator[None]:
-    """The seams of OpenCLIP's main for checkpoints in the middle of an epoch; where a flag of ours was typed."""
+    """Patches OpenCLIP's loop for checkpoints in the middle of an epoch, if a flag of open_clip_fff is given."""
     if not state.plan.typed:
         yield
         return
-    oc_train.enumerate = _enumerate  # type: ignore[attr-defined]  # its loop's, which counts the steps
+    oc_train.enumerate = _enumerate  # type: ignore[attr-defined]  # its training loop counts steps by it
     try:
         with state.stopping.in_run():  # `TrackedLoader` starts workers with signals blocked
             yield
@@ -47,18 +47,18 @@ def mid_epoch_seams(state: RunState) -> Iterator[None]:
 
 
 def _enumerate(batches: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
-    """Python's own, from the loader's first batch on."""
+    """Python's enumerate, starting at the loader's `first` step where training resumes in the middle of an epoch."""
     return enumerate(batches, getattr(batches, "first", start))
 
 
 def loader_sizes(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags that have to be the same for a loader to resume in the middle of an epoch, of the data the names."""
+    """The flags, and the names of the data, that must be the same to resume in the middle of an epoch."""
     flags = {name: getattr(args, name) for name in (*_LOADER_FLAGS, *_EPOCH_FLAGS)}
     return {**flags, "train_data": _names(args)}
 
 
 def _names(args: argparse.Namespace) -> str:
-    """The training data's files in their order, without folders and what else may change when they move."""
+    """The training data's file names in order, without folders and URL queries, which change when files move."""
     if not args.train_data or dataset_kind(args) != "webdataset":
         return stem_of(args.train_data or "")
     sets = ([stem_of(url.partition("?")[0]) for url in urls] for urls in data_sets(args.train_data))
@@ -67,7 +67,7 @@ def _names(args: argparse.Namespace) -> str:
 
 
 def check_loader_sizes(args: argparse.Namespace, extra: Mapping[str, Any], checkpoint: Path | str) -> None:
-    """Raises UsageError if a run cannot go on in the middle of the checkpoint's epoch, KeyError for a flag unknown."""
+    """Raises UsageError if `loader_sizes` differ from those of a mid-epoch checkpoint, KeyError for an unknown flag."""
     own = loader_sizes(args)
     for name, was in extra["midway"]["sizes"].items():
         now = own[name]
@@ -80,14 +80,14 @@ def check_loader_sizes(args: argparse.Namespace, extra: Mapping[str, Any], check
 
 
 def epoch_start(extra: Mapping[str, Any], rank: int) -> EpochStart:
-    """Where a rank begins, by the extra state of a checkpoint in the middle of an epoch."""
+    """A rank's position in the epoch, from the extra state of a mid-epoch checkpoint."""
     own = extra["midway"]["ranks"][rank]
     past = LoaderProgress.of(own["past"])
     return EpochStart(extra["epoch"], extra["step"], own["steps"], past, own["random"], own["hooks"])
 
 
 class MidEpochCheckpoints:
-    """One run's checkpoints in the middle of its epochs, which have so many `steps` each."""
+    """One run's checkpoints in the middle of its epochs of `steps` steps each."""
 
     def __init__(self, state: RunState, steps: int) -> None:
         self.state, self.steps, self.every = state, steps, state.plan.safety.save_every
@@ -101,21 +101,21 @@ class MidEpochCheckpoints:
             state.stopping.install_handlers()
 
     def before_epoch(self, epoch: int, parts: tuple[Any, ...], writer: Any) -> None:
-        """An epoch begins, from `state.epoch_start` if that is in it.
+        """To be called as an epoch begins; resumes from `state.epoch_start` if that lies in this epoch.
 
-        `parts` are the model, the optimizer, GradScaler or None, and what returns more of the checkpoint; `writer` is
-        TensorBoard's, or None.
+        `parts` are the model, the optimizer, the GradScaler or None, and a function that returns the checkpoint's
+        further entries; `writer` is TensorBoard's, or None.
         """
         state, self.epoch, self._parts, self._writer = self.state, epoch, parts, writer
         if state.train_loader is None:
             return
-        # with OpenCLIP's losses an epoch's random state follows from the one before, so that it has to be kept
+        # with OpenCLIP's losses an epoch's random state depends on the epoch before, so it has to be saved
         self._epoch_random = None if state.own_loss else random_state(state.args.device)
         at = state.epoch_start
         start = state.train_loader.start = at if at is not None and at.epoch == epoch else None
         if start is not None:
             self._resume(start)
-        elif self.active and self._agreement.any_rank():  # in the middle the loader has to tell where it is
+        elif self.active and self._agreement.any_rank():  # mid-epoch, only a running loader knows its position
             self._stop(0)
 
     def _resume(self, start: EpochStart) -> None:
@@ -139,7 +139,7 @@ class MidEpochCheckpoints:
             )
 
     def after_step(self, step: int) -> None:
-        """After the `step`th of the epoch: saves where that is due; on a signal Stopped ends all ranks."""
+        """To be called after the epoch's step `step`: saves if due. After a signal, all ranks raise Stopped."""
         self._trained = True
         if not self.active or step > self.steps:
             return
@@ -150,7 +150,7 @@ class MidEpochCheckpoints:
             self._save(step)
 
     def after_epoch(self) -> None:
-        """The epoch's steps are done; what OpenCLIP does next, as validation, may take long. Raises Stopped."""
+        """To be called before OpenCLIP's validation, which may take long. Raises Stopped if any rank got a signal."""
         if self.active and self._agreement.any_rank():
             self._stop(self.steps)
 
@@ -173,11 +173,11 @@ class MidEpochCheckpoints:
                 f"{stopped}: training ended {behind} epoch {self.epoch}; {saved}; {_how_to_resume(state.args, path)}"
             )
         if state.args.world_size > 1:
-            oc_main.torch.distributed.barrier()  # rank 0 has saved; the first rank that leaves takes the others with it
+            oc_main.torch.distributed.barrier()  # rank 0 has to save first: the first rank to exit ends the others
         raise stopped
 
     def _save(self, step: int) -> Path | None:
-        """On rank 0, writes a checkpoint of OpenCLIP's form after a step of this epoch; None if nothing was trained."""
+        """On rank 0, writes a checkpoint in OpenCLIP's format; gives None on other ranks, or if nothing was trained."""
         state, args = self.state, self.state.args
         at = Position(self.epoch, step)
         path = Path(args.checkpoint_path) / f"{at.stem}.pt"
@@ -185,14 +185,14 @@ class MidEpochCheckpoints:
             self._gather()
         if not state.master:
             return None
-        if not step and (path.exists() or not self._trained):  # OpenCLIP saves behind an epoch by itself
+        if not step and (path.exists() or not self._trained):  # OpenCLIP itself saves after an epoch
             return path if path.exists() else None
         model, optimizer, scaler, more = self._parts
         checkpoint = {
             "epoch": at.epoch,
             **({"step": at.step} if at.step else {}),
             "name": args.name,
-            "state_dict": getattr(model, "_orig_mod", model).state_dict(),  # as it was before torch.compile
+            "state_dict": getattr(model, "_orig_mod", model).state_dict(),  # without torch.compile's wrapper
             "optimizer": optimizer.state_dict(),
             **({} if scaler is None else {"scaler": scaler.state_dict()}),
             **more(),
@@ -202,7 +202,7 @@ class MidEpochCheckpoints:
         return path
 
     def _gather(self) -> None:
-        """Brings each rank's place in the epoch to rank 0."""
+        """Collects each rank's position in the epoch on rank 0."""
         state = self.state
         assert state.train_loader is not None
         own = {
@@ -216,7 +216,7 @@ class MidEpochCheckpoints:
 
 
 def _epoch_keepers(state: RunState) -> dict[str, KeepsEpoch]:
-    """The hooks with a state within an epoch, by their class, and a number from the second one of a class on."""
+    """The hooks with state within an epoch, by class name; from the second of a class on, with a number."""
     keepers: dict[str, KeepsEpoch] = {}
     for hook in state.hooks:
         if isinstance(hook, KeepsEpoch):
@@ -226,18 +226,18 @@ def _epoch_keepers(state: RunState) -> dict[str, KeepsEpoch]:
 
 
 def _sync(args: argparse.Namespace) -> None:
-    """--remote-sync, once more, as OpenCLIP does at a run's end."""
+    """Syncs to --remote-sync once more, as OpenCLIP does at a run's end."""
     run, remote = os.path.join(args.logs, args.name), os.path.join(args.remote_sync, args.name)
     if not oc_main.remote_sync(run, remote, args.remote_sync_protocol):
         logging.warning(f"--remote-sync: {remote} lacks what was saved last")
 
 
 def _how_to_resume(args: argparse.Namespace, saved: Path | None) -> str:
-    """How the user resumes: the command, or, where a launcher started it, what to add to it."""
+    """How to resume: the whole command or, with several ranks, what to add to the launcher's command."""
     named, words = "--name" in args.command, ["--resume", "latest"]
     if saved is None:  # and the run's folder goes, if this run made it
         words = []
-    elif why_not_latest(args):  # what is synced goes on under another name
+    elif why_not_latest(args):  # such a synced run resumes under another name
         words = [*(["--name", f"{args.name}-2"] if named else []), "--resume", str(saved)]
     elif not named:
         words = ["--name", args.name, *words]

@@ -1,4 +1,4 @@
-"""Which checkpoint --resume stands for: a complete one, of this run's model; notes say where another may be meant."""
+"""Finds the checkpoint to resume from: complete, and of this run's model. Notes warn if another may be meant."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -31,17 +31,17 @@ Check = Callable[[Path], None]
 
 
 class ResumeCheckpoint(NamedTuple):
-    """What a run goes on from."""
+    """The checkpoint that a run resumes from."""
 
-    checkpoint: Path | None = None  # None for nothing, or what only OpenCLIP looks up, as on another machine
-    notes: tuple[str, ...] = ()  # a line each, where --resume stands for another file than might be thought
-    fits: bool = False  # whether its weights were looked at already, with those of the run's model
+    checkpoint: Path | None = None  # None: no resume, or only OpenCLIP can find it, as by a URL
+    notes: tuple[str, ...] = ()  # one line each, if --resume takes a file that the user may not expect
+    fits: bool = False  # whether its weights were already compared with the run's model
 
 
 def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
-    """Looks into the checkpoint to go on from; of `latest`, into ever older ones until one is whole.
+    """Checks the checkpoint to resume from; for `latest`, tries ever older ones until one is usable.
 
-    Raises UsageError if it cannot be gone on from; the line names the newest one before it that can.
+    Raises UsageError if the run cannot resume from it; the message names the newest usable one before it.
     """
     latest = args.resume == "latest"
     if not args.resume or "://" in args.resume or (latest and (args.name is None or args.remote_sync)):
@@ -68,7 +68,7 @@ def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
 def _latest(run: Path, save_most_recent: bool, check: Check) -> ResumeCheckpoint:
     found = newest_first(run)
     upstream = _upstreams(run, save_most_recent)
-    if not found and upstream is not None:  # by another name, which OpenCLIP takes, too
+    if not found and upstream is not None:  # a .pt file of another name, as OpenCLIP takes any
         found = [upstream]
     if not found:
         lost = f"warning: --resume latest: {run} has the log of a run and no checkpoint: it begins anew"
@@ -84,7 +84,7 @@ def _latest(run: Path, save_most_recent: bool, check: Check) -> ResumeCheckpoint
 
 
 def _upstreams(run: Path, save_most_recent: bool) -> Path | None:
-    """What OpenCLIP would take, which goes by names alone."""
+    """The file that OpenCLIP would take by its name alone."""
     folder = run / "checkpoints"
     found = str(folder / LATEST) if save_most_recent else get_latest_checkpoint(str(folder), False)
     return Path(found) if found and Path(found).is_file() else None
@@ -102,7 +102,7 @@ def _typed(checkpoint: Path, beside: list[Path], check: Check) -> ResumeCheckpoi
 
 
 def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | None, latest: bool, path: Path) -> None:
-    """Raises UsageError if a run of these flags cannot go on from a checkpoint."""
+    """Raises UsageError if a run with these flags cannot resume from a checkpoint."""
     with named("--resume"):
         stored = read_stored(path)
     check_resume(args, plan, path, stored, own)
@@ -114,6 +114,6 @@ def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | Non
             check_extra(args, plan, path, at)
             return
         extra: dict[str, Any] = {}
-        with suppress(UsageError):  # what is not needed is told later, if at all
+        with suppress(UsageError):  # the run does not need it; a warning may come later
             _, extra = read_extra(path)
         check_fusion(args, plan, path, extra)

@@ -1,4 +1,4 @@
-"""The seam where OpenCLIP reads a checkpoint to go on from: fitted to the number of processes, and checked."""
+"""Patches how OpenCLIP reads the checkpoint to resume from: checks it, and renames parameters for DDP."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -25,10 +25,10 @@ from open_clip_fff.patching import replaced
 
 @contextmanager
 def resuming(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
-    """Checkpoints of one process go on under DDP, too, for which OpenCLIP 3.3 wants `module.` before each name.
+    """Lets a checkpoint of one process resume under DDP, for which OpenCLIP 3.3 wants `module.` before each name.
 
-    And `latest` stands for what `resumed` says, where that is known; OpenCLIP goes by names alone, and with
-    --remote-sync by those of all files that were synced.
+    `--resume latest` takes `resumed.checkpoint`, if there is one. OpenCLIP would choose by names alone, with
+    --remote-sync by the names of all synced files.
     """
     seams: dict[str, Any] = {}
     checkpoint = resumed.checkpoint
@@ -42,19 +42,19 @@ def resuming(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
 
 
 def _newest_synced(find: Callable, *args: Any, **options: Any) -> str | None:
-    """What OpenCLIP finds, of checkpoints alone: else it is results.jsonl, which comes last by name."""
+    """The latest synced checkpoint. OpenCLIP's own search would find results.jsonl, the last of all names."""
     with replaced(oc_main, natural_key=_position):
         found = find(*args, **options)
     return found if found and _position(found) else None
 
 
 def _position(name: str) -> tuple[int, ...]:
-    """By which checkpoints are sorted; empty, and before theirs, for another file."""
+    """A checkpoint's sort key; for any other file empty, so that it comes first."""
     return (Position.named(Path(name).stem) if name.endswith(".pt") else None) or ()
 
 
 class _FirstName:
-    """A file's name, and from the second time another one's: --save-most-recent resumes from where it later saves."""
+    """A file name that is `first` when first used, then `later`: --save-most-recent resumes by the name it saves to."""
 
     def __init__(self, first: str, later: str) -> None:
         self._name, self._later = first, later
@@ -65,7 +65,7 @@ class _FirstName:
 
 
 def _end_lines(folder: Path) -> None:
-    """Ends lines of results that a full disk or a kill has cut off, or the next one would be lost with them."""
+    """Ends a results line that a full disk or a kill cut off; else the next line would be appended to it and lost."""
     for path in folder.glob("*results.jsonl"):
         if path.read_bytes()[-1:] not in (b"", b"\n"):
             with path.open("a") as file:
@@ -76,9 +76,9 @@ def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
     def load_fitting(path: str, map_location: Any = None) -> Any:
         checkpoint, args = load(path, map_location=map_location), state.args
         if not fits:
-            changed = args.trace or args.use_bnb_linear  # the model's parameters, after it was made
+            changed = args.trace or args.use_bnb_linear  # both change parameters after the model is made
             check_resume(args, state.plan, path, checkpoint, None if changed else state.model.state_dict())
-        if state.plan.typed and "epoch" in checkpoint:  # else weights alone, for a new run
+        if state.plan.typed and "epoch" in checkpoint:  # else the file has weights alone, for a new run
             _restore_extra(state, path, Position.of(checkpoint), load)
         if state.master:
             _end_lines(Path(args.checkpoint_path))
@@ -91,14 +91,14 @@ def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
 
 
 def _restore_extra(state: RunState, path: str, at: Position, load: Callable) -> None:
-    """Gives the run's parts their share of the extra state beside a checkpoint; `state.extra` is what is left."""
+    """Restores the fusion model and the moving average from the extra state; the rest goes to `state.extra`."""
     if needs_extra(state.args, state.plan, at):
         state.extra = check_extra(state.args, state.plan, path, at, load)
         if state.fusion is not None:
             load_weights(state.model.fusion.network, state.extra.pop("fusion")["weights"], f"--resume {path}")
         if state.ema is not None:
             try:
-                state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
+                state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: to be freed
             except RuntimeError as error:
                 message = " ".join(str(error).splitlines()[:2])
                 raise UsageError(f"--resume {path}: its moving average is of another model ({message})") from error
@@ -116,7 +116,7 @@ def _restore_extra(state: RunState, path: str, at: Position, load: Callable) -> 
 
 
 def _check_random(state: RunState, extra: dict[str, Any], checkpoint: str) -> None:
-    """Warns where the generators of OpenCLIP's stream are not those that the run was stopped with."""
+    """Warns if the random generators of all ranks cannot be restored, on which a run with OpenCLIP's loss depends."""
     ranks, needed = len(extra.get("random", [])), state.args.world_size
     why = extra.pop("unread", f"--resume {checkpoint}: its extra state holds no random generators")
     if ranks:

@@ -1,4 +1,4 @@
-"""A run's folder is one run's: a second one that goes on in it would write over the first one's checkpoints."""
+"""Locks a run's folder: a second run resumed in it would overwrite the first one's checkpoints."""
 
 import fcntl
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 from open_clip_fff.atomic_io import allow_missing_locks
 from open_clip_fff.errors import UsageError, as_mistake
 
-# --remote-sync-protocol fsspec passes over names with this in it: reading the file would give the lock back
+# --remote-sync-protocol fsspec skips names with epoch_latest.pt: a process that closes the file loses its lock
 NAME = ".epoch_latest.pt.lock"
 
 
 def lock_run(folder: Path) -> Callable[[], None]:
-    """Holds a run's folder for this process until the returned function is called, or the process is gone.
+    """Locks a run's folder for this process until the returned function is called, or the process ends.
 
-    It is a POSIX record lock: no child inherits it, so that a loader's worker that outlives its run holds nothing, and
-    it is seen by other machines where the file system carries locks. Where it knows none, nothing is held. Raises
-    UsageError if another process holds it.
+    The lock is a POSIX record lock: no child inherits it, so a loader worker that outlives its run holds nothing. Other
+    machines see it if the file system shares locks; if it has no locks, nothing is locked. Raises UsageError if another
+    process holds the lock.
     """
     with as_mistake(f"{folder / NAME}: cannot be written", OSError):
         handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
