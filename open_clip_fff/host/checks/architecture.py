@@ -1,4 +1,4 @@
-"""Fields of an architecture's json that OpenCLIP cannot make a model of, which it says without the field's name."""
+"""Refuses fields of an architecture's json that OpenCLIP fails on with an error that does not name the field."""
 
 import dataclasses
 import typing
@@ -41,12 +41,12 @@ def check_architecture(name: str, config: dict) -> None:
 
 
 def _check_fields(where: str, given: dict, annotations: dict) -> None:
-    """Compares fields with what OpenCLIP says of them; null, which its own files have, fits all."""
+    """Compares fields with OpenCLIP's type annotations; null fits all, as OpenCLIP's own files have it."""
     # on OpenCLIP's main branch other kinds of models have fields of their own
     if not TASKS and (unknown := [field for field in given if field not in annotations]):
         raise UsageError(f"{where} has no field {unknown[0]}{did_you_mean(unknown[0], annotations)}")
     for field, value in given.items():
-        if value is None or field not in annotations or field == "attentional_pool":  # which takes texts, too
+        if value is None or field not in annotations or field == "attentional_pool":  # takes strings, too
             continue
         union = typing.get_args(annotations[field]) or [annotations[field]]
         kinds = {typing.get_origin(kind) or kind for kind in union} - {type(None)}

@@ -1,4 +1,4 @@
-"""What a resumed run is to train otherwise than before, of which nothing fails."""
+"""Warns of settings that differ from those of the resumed run, where nothing fails."""
 
 import argparse
 import ast
@@ -19,30 +19,30 @@ from open_clip_fff.host.checks.weights import params_of
 from open_clip_fff.hub.checkpoints import read_epoch
 from open_clip_fff.hub.params import plan_of_run, upstream_of_run
 
-# which change nothing of what a resumed run is trained for: files, numerics, reports, and where a new run starts
+# flags that do not change a resumed run's objective: files, numerics, reports, initial values of a new run
 _OTHERS = {"model_config", "plugin", "loss_impl", "min_coverage", "class_key", "val_caption_sidecar"}
 _OTHERS |= {"fusion_pretrained", "logit_scale_init", "logit_bias_init", "discriminator_cache", "discriminator_batch"}
 for _kind in (TextSettings, ZeroShotSettings, SafetySettings):
     _OTHERS |= set(fields_by_flag(_kind))
-_IN_STATE = ("wd", "beta1", "beta2", "eps", "momentum")  # of an optimizer, whose state brings its own
+_IN_STATE = ("wd", "beta1", "beta2", "eps", "momentum")  # the optimizer's state overrides these flags
 
 
 def change_notes(args: argparse.Namespace, plan: Plan, checkpoint: Path | None) -> list[str]:
-    """A warning with the settings of the objective that differ from those of the checkpoint's run, if its are known.
+    """A warning with the settings of the objective that differ from those of the checkpoint's run, if these are known.
 
-    Those of the optimizer that its state replaces are put back in `args`: log, params.txt and card tell what trains.
+    Flags that the optimizer's state overrides are set back in `args`, so that log, params.txt and card are right.
     """
     if checkpoint is None or not trains(args) or read_epoch(checkpoint) is None:  # weights alone begin a new run
         return []
     params, changed = params_of(checkpoint), []
-    with suppress(UsageError):  # of another release, with values that this one does not take
+    with suppress(UsageError):  # params.txt of another release, with values unknown to this one
         changed = _changes(params, plan, Upstream.of(vars(args))) if params else []
     kept = []
     for name in (*_IN_STATE, *["lr"] * args.skip_scheduler):
         was, now = params.get(name), str(vars(args).get(name))
         if was is None or was == now:
             continue
-        with suppress(ValueError, SyntaxError):  # of a file that is cut short
+        with suppress(ValueError, SyntaxError):  # a truncated params.txt
             setattr(args, name, ast.literal_eval(was))
             kept.append(f"{as_flag(name)} {now} has no effect, as its optimizer's state has {was}")
     told = [*[f"its run had other settings: {'; '.join(changed)}"] * bool(changed), *kept]
@@ -50,19 +50,19 @@ def change_notes(args: argparse.Namespace, plan: Plan, checkpoint: Path | None) 
 
 
 def _changes(params: Mapping[str, str], new: Plan, upstream: Upstream) -> list[str]:
-    """What was typed then or now and differs, `--mined-per-image 1 → none`; what follows from a method is its name."""
+    """Settings given then or now that differ, as `--mined-per-image 1 → none`; a method stands for its defaults."""
     old = plan_of_run(params)
     before, now = _objective(old, upstream_of_run(params)), _objective(new, upstream)
     differ = [name for name in before if before[name] != now[name]]
     method = "method" in differ
-    if differ == ["method"]:  # as --method clip of a run without flags of ours
+    if differ == ["method"]:  # as --method clip added to a run without flags of open_clip_fff
         return []
     shown = [name for name in differ if name in old.typed | new.typed | ({"method"} if method else {"loss"})]
     return [f"{as_flag(name)} {before[name]} → {now[name]}" for name in shown]
 
 
 def _objective(plan: Plan, upstream: Upstream) -> dict[str, str]:
-    """Settings as text; `none` for one without effect. Of paths the last name, as folders move."""
+    """Settings as text: `none` for one without effect, the last component of a path, since folders move."""
     found = {
         each.flag: each.value.rpartition("/")[2] if each.effect else "none"
         for each in settings(plan, upstream)

@@ -1,4 +1,4 @@
-"""Whether the data that flags name is there, and can be read together."""
+"""Checks that the data files given by flags exist and can be read together."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from open_clip_fff.plural import plural
 
 
 def check_data(args: argparse.Namespace, plan: Plan) -> None:
-    """Checks that the files exist and can be read together. Raises UsageError for the first that is not."""
+    """Raises UsageError for the first data file that is missing or cannot be read together with the others."""
     if args.dataset_type == "synthetic":
         return
     for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
@@ -37,7 +37,7 @@ def check_data(args: argparse.Namespace, plan: Plan) -> None:
 
 
 def sidecar_notes(args: argparse.Namespace, plan: Plan) -> list[str]:
-    """A line for each folder of sidecars that lacks those of some shards of --train-data."""
+    """A line for each folder of sidecars that has none for some shards of --train-data."""
     if not args.train_data or dataset_kind(args) != "webdataset":
         return []
     features, urls, notes = feature_reader(plan), expand_shards(args.train_data), list[str]()
@@ -50,7 +50,7 @@ def sidecar_notes(args: argparse.Namespace, plan: Plan) -> list[str]:
 
 
 def _check_stock_columns(args: argparse.Namespace, path: str) -> None:
-    """OpenCLIP takes names of columns exactly as typed; where a flag of ours is typed, the preview looks for them."""
+    """OpenCLIP takes column names exactly as given. With a flag of open_clip_fff, the preview checks them instead."""
     there = [str(name) for name in read_table(path, args.csv_separator, (), nrows=0).columns]
     for flag, name in (("--csv-img-key", args.csv_img_key), ("--csv-caption-key", args.csv_caption_key)):
         if name not in there:
@@ -61,7 +61,7 @@ def _check_stock_columns(args: argparse.Namespace, path: str) -> None:
 
 
 def _check_formats(args: argparse.Namespace) -> None:
-    """OpenCLIP reads one format in a run, that of the last data set of `A::B`, and one table."""
+    """In one run OpenCLIP reads only one format, that of the last data set of `A::B`, and only one table."""
     sets = args.train_data.split(BETWEEN)
     tables = [part for part in sets if part.split(".")[-1] in ("csv", "tsv")]
     if tables and len(tables) < len(sets):
@@ -71,7 +71,7 @@ def _check_formats(args: argparse.Namespace) -> None:
 
 
 def _check_val_sidecar(args: argparse.Namespace, captions: CaptionSettings) -> None:
-    """The sidecars of training must not reach other images of --val-data."""
+    """Raises UsageError if --val-data would get the captions of other images from --caption-sidecar."""
     if not args.val_data or captions.sidecar is None:
         return
     if captions.val_sidecar is None:
@@ -93,7 +93,7 @@ def _check_val_sidecar(args: argparse.Namespace, captions: CaptionSettings) -> N
 
 
 def _check_one_folder(train_data: str) -> None:
-    """OpenCLIP looks up the rows of all shards in the sizes.json beside the first one, by their names alone."""
+    """OpenCLIP looks up all shards by file name in the sizes.json beside the first one, so all have to be there."""
     shards = expand_shards(train_data)
     folders = list(dict.fromkeys(os.path.dirname(shard) for shard in shards))
     if len(folders) > 1:
@@ -105,7 +105,7 @@ def _check_one_folder(train_data: str) -> None:
 
 
 def _rows_by_files(train_data: str) -> int | None:
-    """By the sizes.json, else the __len__, beside the first shard, as OpenCLIP reads them; None where neither is."""
+    """The rows by sizes.json, else __len__, beside the first shard, as OpenCLIP reads them; None without either."""
     try:
         return get_dataset_size(train_data)[0]
     except (OSError, ValueError, TypeError, KeyError, SyntaxError) as error:

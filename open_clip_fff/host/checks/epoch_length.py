@@ -1,4 +1,4 @@
-"""What each rank's and loader worker's shards can fill, compared with the steps of an epoch before training."""
+"""Compares the rows in each loader worker's shards with the steps of an epoch, before training."""
 
 import argparse
 import math
@@ -19,11 +19,11 @@ from open_clip_fff.host.generation import TASKS
 from open_clip_fff.plural import plural
 
 TOO_FEW = "--batch-size and --accum-freq: an epoch holds fewer rows than one step takes"
-VISITS = 1_000_000  # of shards, in all epochs that are looked at; the first is always
+VISITS = 1_000_000  # shards checked over all epochs, at most; the first epoch is always checked
 
 
 def rows_of_data(args: argparse.Namespace, plan: Plan) -> RowCounts:
-    """What is known of the rows of --train-data, where it is tars; and of those without captions or features."""
+    """The known row counts of --train-data in tars, less the rows that lack the captions or features they need."""
     if not args.train_data or dataset_kind(args) != "webdataset":
         return RowCounts()
     features, captions = feature_reader(plan), CaptionReader(plan.captions)
@@ -34,7 +34,7 @@ def rows_of_data(args: argparse.Namespace, plan: Plan) -> RowCounts:
 
 
 class WorkerShards(NamedTuple):
-    """One loader worker's shards in one epoch, and their rows; None where not known."""
+    """One loader worker's shards in one epoch, and their rows, None if unknown."""
 
     epoch: int
     rank: int
@@ -46,8 +46,8 @@ class WorkerShards(NamedTuple):
 def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> tuple[list[str], str]:
     """Compares rows with steps, in the epochs from `first_epoch` on.
 
-    Gives warnings, and a line on the rows and how often they are trained; empty where they are not known. Raises
-    UsageError if an epoch would be short, with several ranks: the others would wait for the one without rows.
+    Gives warnings, and a line on the rows and how often they are trained, empty if unknown. Raises UsageError if, with
+    several ranks, one has too few rows in an epoch: the others would wait for it.
     """
     if not counts.rows or args.dataset_resampled or args.seed < 0:
         return [], ""
@@ -60,7 +60,7 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
     short = [stream for stream in streams if stream.rows is not None and stream.rows < least]
     warnings = [_short(args, short, quota, least, {stream.epoch for stream in streams})] if short else []
     known = [stream.rows for stream in streams if stream.rows]
-    line, urls = "", expand_shards(args.train_data)  # some may be listed again
+    line, urls = "", expand_shards(args.train_data)  # may list a shard twice
     total = counts.total(urls)
     if total is not None:
         taken = quota * args.batch_size
@@ -74,9 +74,9 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
 
 
 def check_tar_rows(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> None:
-    """Raises UsageError if no epoch can have a step of OpenCLIP's, whose loaders drop what fills no mini-batch.
+    """Raises UsageError if no epoch has a step with OpenCLIP's losses, whose loaders drop incomplete mini-batches.
 
-    With several ranks one that is short is refused by `forecast_epochs`.
+    For several ranks `forecast_epochs` refuses a rank with too few rows.
     """
     urls = expand_shards(args.train_data) if counts.rows else []
     total = counts.total(urls)
@@ -94,7 +94,7 @@ def check_tar_rows(args: argparse.Namespace, plan: Plan, counts: RowCounts, firs
 
 
 def check_table_rows(args: argparse.Namespace, previews: Sequence[Preview]) -> None:
-    """Raises UsageError if a table, of which all rows are known, holds fewer than one step takes."""
+    """Raises UsageError if a table that the preview read whole has fewer usable rows than one step takes."""
     step = args.batch_size * args.accum_freq
     for preview in previews:
         if preview.whole and math.ceil(preview.usable / args.world_size) < step:
@@ -106,17 +106,17 @@ def check_table_rows(args: argparse.Namespace, previews: Sequence[Preview]) -> N
 
 
 def _mini_batches(args: argparse.Namespace) -> int:
-    """Those of a loader worker's epoch, rounded up twice as OpenCLIP does."""
+    """Mini-batches of a loader worker's epoch, rounded up twice as in OpenCLIP."""
     rows = args.train_num_samples or oc_data.get_dataset_size(args.train_data)[0]
     return math.ceil(math.ceil(rows / (args.batch_size * args.world_size)) / max(args.workers, 1))
 
 
 def _streams(args: argparse.Namespace, counts: RowCounts, first_epoch: int) -> Iterator[WorkerShards]:
-    """Every worker's, in the epochs to come, by OpenCLIP's own shuffle of shards."""
+    """Each worker's shards in the coming epochs, by OpenCLIP's own shuffle of shards."""
     urls, workers = expand_shards(args.train_data), max(args.workers, 1)
     epochs = range(first_epoch, min(args.epochs, first_epoch + max(VISITS // len(urls), 1)))
     sizes = oc_data._SHARD_SHUFFLE_SIZE, oc_data._SHARD_SHUFFLE_INITIAL
-    if TASKS:  # where the environment may say otherwise
+    if TASKS:  # environment variables may change them
         sizes = oc_data.wds_shuffle_sizes()[:2]
     for epoch in epochs:
         shuffle = oc_data.detshuffle2(*sizes, seed=args.seed, epoch=epoch - 1)  # it adds 1
@@ -128,7 +128,7 @@ def _streams(args: argparse.Namespace, counts: RowCounts, first_epoch: int) -> I
 
 
 def _short(args: argparse.Namespace, short: Sequence[WorkerShards], quota: int, least: int, epochs: set[int]) -> str:
-    """A line on streams that fill no mini-batch. Raises UsageError where other ranks would wait."""
+    """A warning on workers whose rows fill no mini-batch. Raises UsageError if other ranks would wait."""
     first, workers = short[0], max(args.workers, 1)
     more = [f"and {len(first.shards) - 3} more"] if len(first.shards) > 3 else []
     names = ", ".join([*map(printable, first.shards[:3]), *more])

@@ -22,7 +22,7 @@ from open_clip_fff.models.text_design import TextDesign, design_of_config
 
 
 def check_host(args: argparse.Namespace, plan: Plan) -> list[str]:
-    """Checks flags against each other and against the disk; gives warnings of what works, and may not be meant.
+    """Checks flags against each other and the files; gives warnings of what works but may be a mistake.
 
     Raises UsageError for the first thing that cannot work.
     """
@@ -44,7 +44,7 @@ def check_host(args: argparse.Namespace, plan: Plan) -> list[str]:
 
 
 def text_design(args: argparse.Namespace) -> TextDesign | None:
-    """That of --model's text tower; None where only the made model shows it."""
+    """The design of --model's text tower; None if only the built model shows it."""
     config = _model_config(args)
     return None if config is None else design_of_config(config)
 
@@ -88,7 +88,7 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> list[str]:
 
 
 def check_text(model: str, plan: Plan, design: TextDesign) -> None:
-    """Raises UsageError if the user asked for what the text tower of `model` does not allow."""
+    """Raises UsageError if a given flag does not go with the text tower of `model`."""
     if design.obstacle is not None and plan.text.trim and "trim_tokens" in plan.typed:
         raise UsageError(f"--trim-tokens: would change the features of --model {model}: {design.obstacle}; drop it")
     if design.writes and plan.text.distinct and "distinct_captions" in plan.typed:

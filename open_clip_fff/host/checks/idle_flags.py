@@ -1,4 +1,4 @@
-"""OpenCLIP's flags that do nothing without another one, about which it says nothing."""
+"""Warns of OpenCLIP's flags that do nothing without another flag; OpenCLIP itself does not."""
 
 import argparse
 import re
@@ -17,7 +17,7 @@ _BY_TIMM = ("ratio", "re_prob", "re_count")  # items of --aug-cfg
 
 
 def idle_flag_notes(args: argparse.Namespace) -> list[str]:
-    """A warning for each flag that was typed without the one it belongs to: no errors, as runs share command lines."""
+    """A warning for each flag given without the flag it needs. No errors, since runs share command lines."""
     if not trains(args):
         return []
     cooldown, timm = args.lr_scheduler == "const-cooldown", args.opt.lower().startswith("timm/")
@@ -42,7 +42,7 @@ def idle_flag_notes(args: argparse.Namespace) -> list[str]:
 
 
 def imagenet_notes(args: argparse.Namespace) -> list[str]:
-    """A warning where the folders of --imagenet-val are not ImageNet's, in its order, by which alone OpenCLIP goes."""
+    """A warning if the folders of --imagenet-val are not ImageNet's: OpenCLIP assigns classes by their order alone."""
     if not args.imagenet_val:
         return []
     names = sorted(path.name for path in Path(args.imagenet_val).iterdir() if path.is_dir())
@@ -57,13 +57,13 @@ def imagenet_notes(args: argparse.Namespace) -> list[str]:
 
 
 def as_imagenets(names: Sequence[str]) -> bool:
-    """Whether folders with these names, in this order, can be ImageNet's: WordNet's ids, or numbers in their order."""
+    """Whether folders with these names, in this order, can be ImageNet's: WordNet ids, or ascending numbers."""
     numbers = all(name.isdecimal() for name in names) and list(names) == sorted(names, key=int)
     return len(names) == IMAGENET_CLASSES and (numbers or all(re.fullmatch(r"n\d{8}", name) for name in names))
 
 
 def _unused_items(augmentation: dict) -> dict[str, str]:
-    """The items of --aug-cfg that OpenCLIP 3.3 leaves out, each with what it would need."""
+    """The given items of --aug-cfg that OpenCLIP 3.3 ignores, each with what it would need."""
     if TASKS:
         return {}
     if augmentation.get("use_timm"):

@@ -1,4 +1,4 @@
-"""How this process was started, in the way in which OpenCLIP will read it."""
+"""Checks how this process was started, as OpenCLIP will read it from environment and flags."""
 
 import argparse
 import importlib.util
@@ -14,13 +14,13 @@ _SLURM = "start with srun (which needs MASTER_ADDR and MASTER_PORT) or torchrun"
 
 
 def check_launch(args: argparse.Namespace) -> None:
-    """Raises UsageError for an environment or a --device at which OpenCLIP's start would fail, or wait without end."""
+    """Raises UsageError for an environment or a --device with which OpenCLIP's start would fail or hang."""
     try:
         distributed = is_using_distributed()
         world_info_from_env()
     except ValueError as error:
         raise OneRankError(f"the environment's ranks are no numbers ({error}): unset them, or use torchrun") from None
-    if args.horovod:  # which has ranks of its own
+    if args.horovod:  # horovod has its own ranks
         if importlib.util.find_spec("horovod") is None:
             raise UsageError("--horovod: the package horovod is not installed; use torchrun")
         return
@@ -30,7 +30,7 @@ def check_launch(args: argparse.Namespace) -> None:
 
 
 def _check_environment(args: argparse.Namespace) -> None:
-    """A Slurm shell, or what an earlier launcher left, speaks of processes that nobody started."""
+    """The variables of a Slurm shell or an earlier launcher may announce processes that nobody started."""
     if args.dist_url not in (None, "env://"):
         return
     required = ["MASTER_ADDR", "MASTER_PORT"] + ([] if "SLURM_PROCID" in os.environ else ["RANK", "WORLD_SIZE"])
@@ -73,7 +73,7 @@ def _check_device(args: argparse.Namespace, distributed: bool) -> None:
 
 
 def precision_notes(args: argparse.Namespace) -> list[str]:
-    """Lines for those who train in float16 on a CPU, as OpenCLIP does by default, or with weights in float16."""
+    """Warnings for training in float16 on a CPU, as OpenCLIP does by default, or with weights in float16."""
     flag, notes = f"warning: --precision {args.precision}", []
     if torch.device(args.device).type == "cpu" and args.precision in ("amp", "fp16", "pure_fp16"):
         notes.append(f"{flag} on a CPU: most CPUs are slow in float16; --precision fp32 is usually faster")

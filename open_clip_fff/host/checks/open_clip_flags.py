@@ -1,4 +1,4 @@
-"""OpenCLIP's own flags that cannot work, which it finds out after all is built, with a traceback."""
+"""Refuses values of OpenCLIP's own flags on which it would fail with a traceback, after everything is built."""
 
 import argparse
 
@@ -32,7 +32,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def _check_no_bias(args: argparse.Namespace) -> None:
-    """OpenCLIP's distillation passes every output of both models on, and takes no bias."""
+    """OpenCLIP's distillation loss is passed every output of both models, but takes no bias."""
     for flag, name in (("--model", args.model), ("--distill-model", args.distill_model)):
         config = registered_architecture(name)
         if "init_logit_bias" in (config or {}):
@@ -57,7 +57,7 @@ def _check_upsampling(args: argparse.Namespace) -> None:
 
 
 def _check_optimizer(args: argparse.Namespace) -> None:
-    """Makes it, of two small parameters."""
+    """Builds the optimizer with two small parameters."""
     name = args.opt.lower()
     if name.startswith("timm/"):
         if (args.beta1 is None) != (args.beta2 is None):
@@ -80,6 +80,6 @@ def _check_optimizer(args: argparse.Namespace) -> None:
         else:
             make = without_none_options(timm.optim.create_optimizer_v2)
             make(small, name.split("timm/")[-1], weight_decay=args.wd, momentum=args.momentum, **options)
-    except Exception as error:  # whatever it is, it would be the same in training
+    except Exception as error:  # of any kind: training would raise the same
         numbers = "--lr, --beta1, --beta2, --eps, --momentum, --wd"
         raise UsageError(f"--opt {args.opt} (and {numbers}): {reason(error)}") from error

@@ -1,4 +1,4 @@
-"""What OpenCLIP's main branch has beyond 3.3 and is not driven yet: refused, never silently different."""
+"""Refuses what OpenCLIP's main branch has beyond 3.3 and is not supported yet, so that nothing silently differs."""
 
 import argparse
 
@@ -11,7 +11,7 @@ _STOCK = "python -m open_clip_train.main trains with it"
 
 
 def check_tasks(args: argparse.Namespace, plan: Plan) -> None:
-    """Raises UsageError for the first flag of the main branch that is not driven."""
+    """Raises UsageError for the first flag of the main branch that is not supported."""
     everywhere = {
         "--fsdp-checkpoint sharded": args.fsdp and args.fsdp_checkpoint == "sharded",
         "--torchcompile": args.torchcompile,
@@ -34,7 +34,7 @@ def check_tasks(args: argparse.Namespace, plan: Plan) -> None:
 
 
 def _check_fsdp(args: argparse.Namespace, plan: Plan) -> None:
-    """What one rank does alone, or with the weights of its own, cannot be done where each has a part of them."""
+    """Refuses what one rank does alone or with a copy of the weights: under FSDP each rank has only a part of them."""
     alone = {
         "--val-data": args.val_data,
         "--zeroshot-data": plan.zero_shot,

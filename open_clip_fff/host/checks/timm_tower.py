@@ -1,4 +1,4 @@
-"""The image size of a timm tower: OpenCLIP builds it at timm's own, whatever an architecture's json says."""
+"""Checks a timm tower's image size: OpenCLIP builds the tower at timm's own, whatever the json says."""
 
 import argparse
 
@@ -10,9 +10,9 @@ from open_clip_fff.errors import UsageError, reason
 
 
 def check_timm_size(args: argparse.Namespace, config: dict) -> list[str]:
-    """A warning if --force-image-size gives a tower of timm's weights of other shapes, which no json describes.
+    """A warning if --force-image-size changes the shapes of a timm tower's weights, which no json can describe.
 
-    Raises UsageError if it cannot read images of the json's size, by a forward pass without numbers where sizes differ.
+    Raises UsageError if the tower cannot read images of the json's size: a forward pass on the meta device tells.
     """
     tower = config["vision_cfg"]
     given = tower.get("image_size", 224)
@@ -26,7 +26,7 @@ def check_timm_size(args: argparse.Namespace, config: dict) -> list[str]:
             trunk = timm.create_model(name)
             if not args.force_image_size:
                 trunk(torch.empty(2, 3, *size))
-            elif hasattr(trunk, "set_input_size"):  # which OpenCLIP calls then
+            elif hasattr(trunk, "set_input_size"):  # OpenCLIP calls it then
                 return [
                     f"warning: --force-image-size: it gives {name} weights of other shapes, which no json can "
                     f"describe: what is trained can be resumed with it, and not exported, evaluated or used to mine"
