@@ -1,4 +1,4 @@
-"""What breaks in OpenCLIP 3.3 with today's libraries, each fixed for the length of a run, each with its reason."""
+"""Fixes for what breaks in OpenCLIP 3.3 with today's libraries, each for the length of a run, with its reason."""
 
 import argparse
 import random
@@ -44,14 +44,14 @@ from open_clip_fff.patching import View, replaced
 ImageReader = Callable[[Any], Image.Image]  # of bytes or a path
 
 _get_imagenet = oc_data.get_imagenet
-_nothrow = oc_data.tarfile_to_samples_nothrow  # OpenCLIP's: `counting_damage` may stand inside another of its kind
+_nothrow = oc_data.tarfile_to_samples_nothrow  # OpenCLIP's own, since `counting_damage` blocks may be nested
 
 
 @contextmanager
 def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[None]:
-    """All fixes below. None changes a run that works without it, but for the order of shuffled tars.
+    """Applies all fixes below. A run that works without them trains the same, except for the order of shuffled tars.
 
-    An OpenCLIP with patches/ has some of them already: it trains the same. `seed` is that of shuffled tars' order.
+    An OpenCLIP with patches/ has some of them already, and trains the same. `seed` sets the order of shuffled tars.
     """
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
     norms = View(torch.nn.SyncBatchNorm, convert_sync_batchnorm=convert_sync_batchnorm)
@@ -85,7 +85,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
 
 
 def counting_damage(counters: LoaderCounters) -> AbstractContextManager[None]:
-    """Data sets made in the block count in `counters` what they skip; of nested blocks the innermost counts."""
+    """Data sets made in the block count the samples they skip in `counters`; of nested blocks the innermost counts."""
     return replaced(
         oc_data,
         log_and_continue=partial(count_and_continue, counters),
@@ -124,9 +124,9 @@ def save_atomically(checkpoint: object, path: str) -> None:
 
 
 def daemon(start: Callable, *args: object) -> Any:
-    """--remote-sync's process, which copies for ever: one that is no daemon keeps a run that raises from ending.
+    """Makes --remote-sync's endless process a daemon: otherwise a run that raises would not end.
 
-    A terminal's Ctrl-C and hang-up are the run's, which ends it.
+    The process ignores a terminal's Ctrl-C and hang-up: the run handles them, and ends the process.
     """
     process = start(*args)
     process.daemon, process._target = True, partial(_without_signals, process._target)
@@ -139,19 +139,19 @@ def _without_signals(target: Callable, *args: object) -> None:
 
 
 def _save_by_torch(checkpoint: object, path: str) -> None:
-    """In place of a patched OpenCLIP's `save_whole`: as stock saves, through what stands for its torch.save by now."""
+    """Replaces a patched OpenCLIP's `save_whole`: saves as stock does, by main's torch.save, which a run replaces."""
     oc_main.torch.save(checkpoint, path)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what it came from: torch speaks of positions where a disk is full."""
+    """An exception and its causes: when a disk is full, torch's own error tells only of file positions."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def count_and_continue(counters: LoaderCounters, error: Exception) -> bool:
-    """In place of OpenCLIP's handler, which goes on, too: names what cannot be read, and counts for the epoch's end."""
+    """Replaces OpenCLIP's handler, which also continues: names what cannot be read, counts it for the epoch's end."""
     where: str = "a shard"
     cause: BaseException = error
     if isinstance(error, UnreadableMember):
@@ -163,7 +163,7 @@ def count_and_continue(counters: LoaderCounters, error: Exception) -> bool:
 
 
 class ForgivingCsvDataset(oc_data.CsvDataset):
-    """A CSV data set that survives an image that cannot be read: the next row stands in, warned of and counted."""
+    """A CSV data set that replaces an unreadable image by the next row, with a warning and a count."""
 
     def __init__(self, counters: LoaderCounters, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -175,7 +175,7 @@ class ForgivingCsvDataset(oc_data.CsvDataset):
             try:
                 return super().__getitem__(row)
             except NO_IMAGE as error:
-                if not offset:  # one that should stand in is counted when its own turn comes
+                if not offset:  # an unreadable replacement is counted when its own turn comes
                     line = f"{self.images[row]} cannot be read ({error}). Using the next row."
                     self.counters.count_damaged(BAD_MEMBER, line)
         raise OSError("no image of this CSV can be read")
@@ -192,9 +192,9 @@ class LatestEpoch(oc_data.SharedEpoch):
 
 
 def copy_codebase(args: argparse.Namespace) -> None:
-    """--copy-codebase: OpenCLIP's copies all packages of its environment, gigabytes, where it was installed by pip.
+    """Copies the packages that train into the run's folder for --copy-codebase; a resumed run keeps its first copy.
 
-    This one copies the packages that train into the run's folder; of a run that goes on, its first copy stays.
+    OpenCLIP's own, if installed by pip, copies all packages of its environment, gigabytes.
     """
     code = Path(args.logs) / args.name / "code"
     if args.rank != 0 or code.exists():
@@ -205,20 +205,20 @@ def copy_codebase(args: argparse.Namespace) -> None:
 
 
 def image_reader(plan: Plan) -> ImageReader:
-    """Where no flag of ours was typed, images are as OpenCLIP has them, but for the formats that are opened."""
+    """The reader of images; without a flag of open_clip_fff it is as OpenCLIP's, but opens fewer formats."""
     return partial(read_image, max_pixels=plan.safety.max_pixels) if plan.typed else open_as_open_clip
 
 
 def decoding(images: ImageReader) -> AbstractContextManager[None]:
-    """Data sets of tars that are made in the block decode images by a reader."""
+    """Data sets of tars made in the block decode images with the reader `images`."""
     own = {"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}
     return replaced(oc_data, wds=View(oc_data.wds, decode=partial(decode_safely, images)), **own)
 
 
 def get_dataset_fn(images: ImageReader, upstream: Callable, path: str, kind: str) -> Callable:
-    """OpenCLIP's maker of a data set; in validation, whose transform resizes the short side, thin images are left out.
+    """OpenCLIP's data set factory; validation, whose transform resizes the short side, leaves out very thin images.
 
-    Without a flag of ours training crops and keeps them, as OpenCLIP does.
+    Without a flag of open_clip_fff, training crops and keeps them, as OpenCLIP does.
     """
     build = upstream(path, kind)
 
@@ -232,15 +232,15 @@ def get_dataset_fn(images: ImageReader, upstream: Callable, path: str, kind: str
 
 
 def decode_safely(images: ImageReader, *_: str, handler: Callable, only: Sequence[str] = ()) -> Callable:
-    """webdataset's decoder of images and text, and of nothing else: its own unpickles members, whoever wrote them.
+    """Replaces webdataset's decoder, which unpickles members of any origin, by one of images and text alone.
 
-    (`only` names the members that a patched OpenCLIP leaves to it, images and text as well.)
+    (`only`: the members that a patched OpenCLIP has decoded, images and text as well.)
     """
     return wds.map(SafeMembers(images), handler=handler)
 
 
 def decode_image(images: ImageReader, content: bytes, max_pixels: int | None = None) -> Image.Image:
-    """In place of the decoder of images that OpenCLIP's main branch has instead; its own limit of pixels holds, too."""
+    """Replaces the image decoder of OpenCLIP's main branch; that branch's own limit of pixels still holds."""
     image = images(content)
     if max_pixels and image.width * image.height > max_pixels:
         raise ValueError(f"it has {image.width} x {image.height} pixels, more than --max-image-pixels {max_pixels:,}")
@@ -248,7 +248,7 @@ def decode_image(images: ImageReader, content: bytes, max_pixels: int | None = N
 
 
 def get_imagenet(images: ImageReader, *given: Any, **more: Any) -> oc_data.DataInfo:
-    """OpenCLIP's set of --imagenet-val or --imagenet-v2, whose own readers open all that Pillow does."""
+    """OpenCLIP's set of --imagenet-val or --imagenet-v2, read by `images`; its own readers open all Pillow formats."""
     info, read = _get_imagenet(*given, **more), partial(read_file, images)
     dataset: Any = info.dataloader.dataset
     if isinstance(dataset, ImageFolder):
@@ -259,7 +259,7 @@ def get_imagenet(images: ImageReader, *given: Any, **more: Any) -> oc_data.DataI
 
 
 def read_file(images: ImageReader, path: str) -> Image.Image:
-    """An image of an evaluation. Raises OSError, which costs the evaluation alone, whatever is wrong with it."""
+    """An image of an evaluation. Raises OSError, whatever is wrong with it, so that only the evaluation fails."""
     try:
         return resizable(images(path))
     except NO_IMAGE as error:
@@ -267,7 +267,7 @@ def read_file(images: ImageReader, path: str) -> Image.Image:
 
 
 class EndingPipeline(wds.DataPipeline):
-    """webdataset's, which a pass without a sample ends: 0.2.86's begins the next one, and a run would never end."""
+    """webdataset's pipeline, ended by a pass without samples: 0.2.86 would begin the next pass, and never end."""
 
     def iterator(self) -> Iterator:
         for _ in range(self.repetitions):
@@ -279,7 +279,7 @@ class EndingPipeline(wds.DataPipeline):
                 return
 
     def passed(self) -> int:
-        """How many samples went by without being yielded, by which a pass is not empty, either."""
+        """How many samples were read but not yielded; a pass with such samples is not empty either."""
         return 0
 
 
@@ -291,12 +291,12 @@ class SeededShuffle(wds.PipelineStage):
         self.epoch = LatestEpoch.latest
 
     def seed_text(self) -> str:
-        """What seeds it: seed, epoch, rank and worker."""
+        """The shuffle's seed, of seed, epoch, rank and worker."""
         rank, _, worker, _ = wds.utils.pytorch_worker_info()
         return f"{self.seed}/{self.epoch_now()}/{rank}/{worker}"
 
     def epoch_now(self) -> int:
-        """The epoch that the data are in."""
+        """The current epoch of the data."""
         return self.epoch.get_value() if self.epoch is not None else 0
 
     def run(self, source: Iterator) -> Iterator:

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and others: the step is finished, all ranks stop after the same one, loader workers ignore them."""
+"""Stop signals, as SIGTERM and Ctrl-C: all ranks stop after the same step; loader workers ignore the signals."""
 
 import os
 import signal
@@ -17,12 +17,12 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from open_clip_fff.patching import View, replaced
 
-# A lost terminal's, and what Slurm's --signal=USR1@120 sends before a job's end; unless this process was started with
-# one of them ignored, as by nohup, or whoever started it in Python handles it.
+# SIGHUP of a lost terminal, and SIGUSR1, which Slurm's --signal=USR1@120 sends before a job's end. A signal is left out
+# if this process was started with it ignored, as by nohup, or if Python code handles it already.
 EARLY = tuple(each for each in (signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(each) is signal.SIG_DFL)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *EARLY)
 REPEAT_WINDOW = 1.0  # seconds: a launcher and its parent may both forward the same signal
-POLL = 2.0  # seconds between two looks at whether another rank has got a signal
+POLL = 2.0  # seconds between checks for a signal of another rank
 
 
 class Stopped(BaseException):
@@ -34,22 +34,22 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """The handlers of `SIGNALS`; `signum` is the first that came, here or on another rank, None so far."""
+    """The handlers of `SIGNALS`; `signum` is the first signal received, here or on another rank, or None."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
         self.signum: int | None = None
         self._leaving = RawValue("b", 0)
-        self._since: float | None = None  # when this process got its own first one
+        self._since: float | None = None  # when this process got its first signal
         self._before: dict[int, Any] = {}
 
     def install_handlers(self) -> None:
-        """From now on the first signal asks for a stop, a second one ends the process; in a main thread only."""
+        """From now on the first signal asks for a stop, a second one ends the process. In the main thread only."""
         if not self._before and threading.current_thread() is threading.main_thread():
             self._before = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
 
     def _on_signal(self, signum: int, _: object) -> None:
-        if self._since is None:  # though another rank's may be known already
+        if self._since is None:  # `signum` may already be another rank's
             self.signum, self._since = self.signum or signum, time.monotonic()
             if self.rank == 0:  # no logger: the signal may have interrupted one
                 name = signal.Signals(signum).name
@@ -62,9 +62,9 @@ class StopSignals:
 
     @contextmanager
     def in_run(self) -> Iterator[None]:
-        """Loaders that OpenCLIP makes in the block have workers that ignore the signals, and end with it.
+        """Workers of loaders that OpenCLIP makes in the block ignore the signals until the block ends.
 
-        At its end the handlers are those from before `install_handlers`, which is called in it.
+        The block's end restores the handlers from before `install_handlers`, which is called within it.
         """
         init = partial(_ignore_signals, self._leaving)
         loader = partial(_with_worker_init, oc_data.DataLoader, init)
@@ -78,7 +78,7 @@ class StopSignals:
             self.let_workers_end()
 
     def let_workers_end(self) -> None:
-        """From now on SIGTERM ends workers: a process that exits ends them so."""
+        """From now on SIGTERM ends workers: an exiting process sends it to them."""
         self._leaving.value = 1
 
 
@@ -87,21 +87,21 @@ def _with_worker_init(make: Callable, init: Callable, *args: Any, **options: Any
 
 
 def _ignore_signals(leaving: Any, _: int) -> None:
-    """At a worker's start: launchers signal the whole process group."""
+    """Runs at a worker's start; needed since launchers signal the whole process group."""
     ignore_forwarded()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def ignore_forwarded() -> None:
-    """In a process that the run ends by SIGTERM: what else its group gets is the run's."""
+    """For a process that the run ends by SIGTERM: other signals to the process group are the run's to handle."""
     for signum in (signal.SIGINT, *EARLY):
         signal.signal(signum, signal.SIG_IGN)
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Signals are delivered after the block; processes that are started in it begin with them blocked."""
+    """Delays `SIGNALS` until the block's end; processes started in it begin with them blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -112,10 +112,10 @@ def signals_blocked() -> Iterator[None]:
 class StopAgreement:
     """Makes ranks stop after the same step, though signals reach them at different steps, or only one of them.
 
-    A rank that knows of the signal writes its step into the process group's store; once all have, they stop one step
-    after the latest of these. No rank can be past that: a step ends only once all ranks have begun it, so that when the
-    last one writes, after step s, the others are in s or in s + 1. Until there is a signal, a rank reads the store
-    every POLL seconds.
+    A rank that knows of the signal writes its step into the process group's store. Once all ranks have, they stop one
+    step after the latest step written. No rank can be past that step: a step ends only once all ranks have begun it, so
+    when the last rank writes, after step s, the others are in s or s + 1. Until there is a signal, a rank reads the
+    store every POLL seconds.
     """
 
     def __init__(self, stopping: StopSignals, world_size: int, device: str) -> None:
@@ -125,7 +125,7 @@ class StopAgreement:
         self._target: int | None = None
 
     def due(self, step: int) -> bool:
-        """Whether ranks stop after this step, the `step`th of the run. To be called on every rank after each step."""
+        """Whether ranks stop after step `step` of the run. To be called on every rank after each step."""
         stopping, store = self.stopping, self.store
         if store is None:
             return stopping.signum is not None
@@ -153,6 +153,6 @@ class StopAgreement:
             return self.stopping.signum is not None
         signum = torch.tensor(int(self.stopping.signum or 0), device=self.device)
         dist.all_reduce(signum, dist.ReduceOp.MAX)
-        if signum:  # else this rank's own, of just now, stays for the next step
+        if signum:  # if 0, a signal that this rank got just now stays for the next step
             self.stopping.signum = int(signum)
         return bool(signum)

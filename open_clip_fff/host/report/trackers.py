@@ -1,4 +1,4 @@
-"""OpenCLIP's trackers: a resumed run goes on in its W&B run, and a disk that is full ends TensorBoard's files alone."""
+"""OpenCLIP's trackers: a resumed run continues its W&B run, and a full disk ends only TensorBoard's files."""
 
 import argparse
 import logging
@@ -28,12 +28,12 @@ def trackers(args: argparse.Namespace) -> Iterator[None]:
 
 
 def _init_wandb(args: argparse.Namespace, init: Callable, **settings: Any) -> Any:
-    """Resumes the W&B run: OpenCLIP does so only for `--resume latest`, which is a checkpoint's path by now."""
+    """Resumes the W&B run: OpenCLIP does so only if args.resume is `latest`, but replaced that by a path before."""
     return init(**{**settings, "resume": "allow" if args.resume else None})
 
 
 class ForgivingWriter:
-    """TensorBoard's writer. Once a file cannot be written, a warning says so, and calls do nothing."""
+    """TensorBoard's writer. Once a file cannot be written, it warns, and further calls do nothing."""
 
     def __init__(self, make: Callable, folder: str) -> None:
         self._folder, self._writer = folder, make(folder)
