@@ -128,7 +128,10 @@ def test_a_checkpoint_that_is_not_finite_replaces_none(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     good = {"epoch": 1, "state_dict": {"w": torch.ones(2), "steps": torch.tensor(3)}}
-    args, plan = Namespace(rank=0, accum_freq=1, device="cpu"), make_plan(Namespace(method="clip"))
+    args, plan = (
+        Namespace(rank=0, accum_freq=1, device="cpu", delete_previous_checkpoint=False),
+        make_plan(Namespace(method="clip")),
+    )
     with extra_state(RunState(args, plan)):
         oc_main.torch.save(good, str(folder / "epoch_1.pt"))
         says = r"after epoch 2 the weight w is not finite, .*; the newest checkpoint is .*epoch_1\.pt"

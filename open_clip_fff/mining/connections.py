@@ -108,6 +108,7 @@ class ConnectedPairs(Assignment):
             columns.captions == of_rows.caption[rows, None, None]
         )
         found_by_text = own.ids[rows, None, None] == of_columns.image
+        found_by_image, found_by_text = found_by_image & columns.valid, found_by_text & columns.valid  # no padding
         by_image = _label(tile.labels.by_image, found_by_image, of_rows.by_image[rows, None, None])
         by_text = _label(tile.labels.by_text, found_by_text, of_columns.by_text)
         return tile._replace(labels=Labels(by_image, by_text))
