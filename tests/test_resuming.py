@@ -6,7 +6,8 @@ from argparse import Namespace
 import pytest
 import torch
 
-from open_clip_fff.host.checkpoints.mid_epoch import _names
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checkpoints.mid_epoch import _names, check_loader_sizes, loader_sizes
 from open_clip_fff.train import main as train
 from tests.conftest import DRAWN
 from tests.test_short_epochs import Launched
@@ -125,3 +126,14 @@ def test_data_that_have_moved_are_the_same_and_others_are_not():
     )
     many = [names(f"{{{','.join(str(7919 * n % 10007) for n in range(most))}}}.tar") for most in (998, 999)]
     assert many[0] != many[1] and max(map(len, many)) < 130
+
+
+def test_factors_that_come_or_go_are_other_data():
+    """With --dataset-resampled an epoch has as many steps with them, of other shards."""
+    flags = {"world_size": 1, "workers": 1, "batch_size": 8, "accum_freq": 1, "seed": 0, "dataset_resampled": True}
+    of = {"train_data": "a.tar::b.tar", "dataset_type": "webdataset", "train_num_samples": None, **flags}
+    before, now = (Namespace(**of, train_data_upsampling_factors=each) for each in (None, "2::1"))
+    with pytest.raises(UsageError, match="with --train-data-upsampling-factors None, and now it is 2::1"):
+        check_loader_sizes(now, {"midway": {"sizes": loader_sizes(before)}}, "x.pt")
+    now.train_data_upsampling_factors, now.train_num_samples = None, 32
+    check_loader_sizes(now, {"midway": {"sizes": loader_sizes(before)}}, "x.pt")

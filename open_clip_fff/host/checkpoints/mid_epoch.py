@@ -28,8 +28,11 @@ from open_clip_fff.host.stopping import StopAgreement, Stopped
 from open_clip_fff.hub.checkpoints import Position
 
 LONGEST = 100  # characters of the data's names in a message
-_LOADER_FLAGS = ("world_size", "workers", "batch_size", "accum_freq", "seed", "dataset_resampled")
-_EPOCH_FLAGS = ("train_num_samples", "train_data_upsampling_factors")  # None: not given
+_LOADER_FLAGS = (
+    *("world_size", "workers", "batch_size", "accum_freq", "seed"),
+    *("dataset_resampled", "train_data_upsampling_factors"),
+)
+_EPOCH_FLAG = "train_num_samples"  # None: not given, and the data say it
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def _enumerate(batches: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
 
 def loader_sizes(args: argparse.Namespace) -> dict[str, Any]:
     """The flags, and the names of the data, that must be the same to resume in the middle of an epoch."""
-    flags = {name: getattr(args, name) for name in (*_LOADER_FLAGS, *_EPOCH_FLAGS)}
+    flags = {name: getattr(args, name) for name in (*_LOADER_FLAGS, _EPOCH_FLAG)}
     return {**flags, "train_data": _names(args)}
 
 
@@ -71,7 +74,7 @@ def check_loader_sizes(args: argparse.Namespace, extra: Mapping[str, Any], check
     own = loader_sizes(args)
     for name, was in extra["midway"]["sizes"].items():
         now = own[name]
-        if was != now and not (name in _EPOCH_FLAGS and None in (was, now)):
+        if was != now and not (name == _EPOCH_FLAG and None in (was, now)):
             called = "the number of ranks" if name == "world_size" else as_flag(name)
             raise UsageError(
                 f"--resume {checkpoint}: it was saved in the middle of an epoch with {called} {was}, and now it is "

@@ -17,7 +17,7 @@ class RunFiles:
     def __init__(self, run: Path) -> None:
         """Copies the files, after putting back copies of a process that was killed before it trained.
 
-        Raises UsageError if the disk is full, since OpenCLIP empties the files before it writes them.
+        Raises UsageError if the disk is full: a start empties the files before it writes them.
         """
         self._copies = {run / name: run / COPY.format(name) for name in NAMES}
         self.put_back()
