@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from open_clip_fff.commands import calibrate
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import as_program, given_words
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.hub import MODEL_FORMS
 from open_clip_fff.hub.training_flags import split_at_dashes
@@ -15,7 +15,7 @@ from open_clip_fff.hub.training_flags import split_at_dashes
 
 def main(argv: Sequence[str] | None = None) -> int:
     """As `calibrate.main`, with the model and the shards in front."""
-    return as_program("eval/similarities.py", lambda: calibrate.main(calibration_flags(typed(argv))))
+    return as_program("eval/similarities.py", lambda: calibrate.main(calibration_flags(given_words(argv))))
 
 
 def calibration_flags(argv: Sequence[str]) -> list[str]:

@@ -54,7 +54,7 @@ class FusionStep(Bench):
         state.model = self.model
         take_many_captions(self.model, state.plan.text)
         if state.plan.fusion is not None:
-            state.fusion = add_fusion(self.model, model, state.plan.fusion, state.plan.typed, self.args)
+            state.fusion = add_fusion(self.model, model, state.plan.fusion, state.plan.given, self.args)
         self.optimizer = adamw(self.model, self.args)
         images = torch.randn(len(captions), 3, *[self.model.visual.image_size[0]] * 2)
         tokens = open_clip.get_tokenizer(model)(captions)[:, None]

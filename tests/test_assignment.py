@@ -223,14 +223,14 @@ def test_a_band_below_the_thresholds_is_ignored():
         mine(f, f, MiningConfig(0.3, 0.4, 0.5, 0.1)).pairs,
         mine(f, f, MiningConfig(0.5, 0.6, 0.7, 0.3)).pairs,
     )
-    assert torch.equal(mined.pairs, narrow) and torch.equal(mined.doubtful, wide & ~narrow) and mined.doubtful.any()
+    assert torch.equal(mined.pairs, narrow) and torch.equal(mined.ignored, wide & ~narrow) and mined.ignored.any()
     labels = assign(f.ids, f.ids, f.valid, mined)
-    assert (labels[narrow] == 1).all() and (labels[mined.doubtful] == 0).all()
+    assert (labels[narrow] == 1).all() and (labels[mined.ignored] == 0).all()
     others = ~wide & f.valid & (f.ids[:, None] != f.ids)[..., None]
     assert (labels[others] == -1).all()
     # what the cap cut off is in doubt, too; a clause that is off stays off
     capped = mine(f, f, MiningConfig(0.3, None, None, None, cap=1, band=0.01))
-    assert (capped.doubtful >= (mine(f, f, MiningConfig(0.3, None, None, None)).pairs & ~capped.pairs)).all()
+    assert (capped.ignored >= (mine(f, f, MiningConfig(0.3, None, None, None)).pairs & ~capped.pairs)).all()
     assert Thresholds(0.75, None, 0.5, None).lowered(0.25) == (0.5, None, 0.25, None)
 
 
@@ -264,9 +264,9 @@ def test_counts_by_clause():
 def test_pairs_in_doubt_and_held_back_are_counted_per_image():
     f = MiningFeatures(IMAGES, TEXTS, torch.ones(4, 1, dtype=torch.bool), torch.arange(4))
     mined = mine(f, f, MiningConfig(0.94, 0.86, 0.99, 0.6))
-    doubtful = torch.zeros(4, 4, 1, dtype=torch.bool)
-    doubtful[0, 2:] = True
+    ignored = torch.zeros(4, 4, 1, dtype=torch.bool)
+    ignored[0, 2:] = True
     counts = MiningCounts()
-    counts.add(assign(f.ids, f.ids, f.valid, mined), mined._replace(doubtful=doubtful, held=torch.tensor(3)))
+    counts.add(assign(f.ids, f.ids, f.valid, mined), mined._replace(ignored=ignored, held_back=torch.tensor(3)))
     seen = rates(counts.take(IMAGES.device))
-    assert (seen.doubtful, seen.held) == (0.5, 0.75)
+    assert (seen.ignored, seen.held_back) == (0.5, 0.75)

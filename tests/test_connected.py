@@ -69,15 +69,15 @@ def test_pairs_that_a_gate_keeps_back_are_counted_by_themselves():
     counts.add(hardest, by_image, by_text, classes, worth)
     found = connection_rates(counts.take(torch.device("cpu")))
     assert found.by_image == 2 / 2 and found.by_text == 1 / 3 and found.rate == (1 + 1 / 3) / 2
-    assert found.doubtful == 1 / 5 and found.unasked == 3 / 8 and found.true == 1
+    assert found.ambiguous == 1 / 5 and found.unscored == 3 / 8 and found.true == 1
     assert found.right == 1 and found.missed == 2 / 5
     counts.add(hardest, by_image, by_text, classes)
     found = connection_rates(counts.take(torch.device("cpu")))
-    assert found.by_image == 2 / 3 and found.by_text == 1 / 5 and found.unasked == 0
+    assert found.by_image == 2 / 3 and found.by_text == 1 / 5 and found.unscored == 0
     nobody = tuple(torch.zeros_like(x) for x in worth)
     counts.add(hardest, by_image, by_text, None, nobody)
     found = connection_rates(counts.take(torch.device("cpu")))
-    assert found.rate is found.doubtful is found.true is None and found.unasked == 1
+    assert found.rate is found.ambiguous is found.true is None and found.unscored == 1
     counts.add(hardest, by_image, by_text, None, (worth[0], nobody[1]))  # one direction alone was asked about
     assert connection_rates(counts.take(torch.device("cpu"))).rate == 1.0
 

@@ -21,7 +21,7 @@ from open_clip_fff.hub.params import plan_of_run, read_params, upstream_of_run
 
 TARS = Upstream(model="ViT-B-32", train_data="a.tar")
 # fields that no flag of ours fills, beside other settings: what was typed, and what OpenCLIP's flags say
-UNFILLED = {"method", "typed", "values", "dist_impl", "shards"}
+UNFILLED = {"method", "given", "values", "dist_impl", "shards"}
 
 
 def plan(*argv: str) -> Plan:

@@ -61,7 +61,7 @@ def test_logs_are_read_as_they_are_written(study):
     logs = study("flickr.logs")
     rates = Rates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.1, None)
     fusion = FusionRates(0.7, 0.4, 0.8, 0.3, 0.9, 0.12, 0.2, 0.25, 0.5)
-    found = ConnectionRates(by_image=0.2, by_text=0.4, doubtful=0.1, right=0.6, missed=0.5, true=0.35)
+    found = ConnectionRates(by_image=0.2, by_text=0.4, ambiguous=0.1, right=0.6, missed=0.5, true=0.35)
 
     def line(epoch, connections):
         return StepReport(epoch, 0, rates, {}, None, 10.0, None, 0.0, connections, fusion).line()

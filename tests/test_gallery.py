@@ -93,7 +93,7 @@ def test_tiles_cap_band_and_classes(monkeypatch):
     labels = torch.arange(30) % 3
     found = mine_sample(f, capped, Thresholds.of(capped), EVERYTHING, labels)
     mined = mine(f, f, capped)
-    assert found.pairs == mined.pairs.sum() and found.doubtful == mined.doubtful.sum() > 0
+    assert found.pairs == mined.pairs.sum() and found.ignored == mined.ignored.sum() > 0
     assert found.cut == mine(f, f, BARS).pairs.sum() - found.pairs > 0
     assert found.right == (mined.pairs & (labels[:, None] == labels)[..., None]).sum()
     shown = {(p.image, p.other, p.caption) for row in found.mined for p in row.pairs}

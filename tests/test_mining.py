@@ -216,7 +216,7 @@ def test_the_guard_holds_mined_pairs_at_twice_their_number_and_keeps_the_best():
     assert miner.reference == before / N > 0
     free, held = mine(alike, alike, miner.config).pairs, pairs_of(miner, alike)
     assert free.sum() > 2 * before  # it would have run away
-    assert held.pairs.sum() == 2 * before and held.held == free.sum() - 2 * before
+    assert held.pairs.sum() == 2 * before and held.held_back == free.sum() - 2 * before
     cosine = torch.einsum("nd,mkd->nmk", alike.image, alike.text)
     assert cosine[held.pairs].min() > cosine[free & ~held.pairs].max()
     assert pairs_of(miner, apart).pairs.sum() == before  # what is within the limit passes
@@ -256,7 +256,7 @@ def test_features_that_find_everything_alike_mine_nothing():
     f = features(0)
     miner = after_a_warm_up_of_one_step(-0.9, f)
     mined = pairs_of(miner, f)
-    assert miner.blind(N * K) and not mined.pairs.any() and mined.held == mine(f, f, miner.config).pairs.sum()
+    assert miner.blind(N * K) and not mined.pairs.any() and mined.held_back == mine(f, f, miner.config).pairs.sum()
 
 
 def test_own_recall_by_definition():
@@ -281,7 +281,7 @@ def test_features_that_do_not_find_their_own_captions_are_not_believed():
     for _ in range(3):
         mined = pairs_of(miner, strange)
         miner.after_step()
-    assert miner.trust < 0.2 and not mined.pairs.any() and mined.held > 0
+    assert miner.trust < 0.2 and not mined.pairs.any() and mined.held_back > 0
     clear = f._replace(text=F.normalize(f.image[:, None] + 0.1 * strange.text, dim=-1))
     for _ in range(60):  # the model learns; mining begins by itself
         mined = pairs_of(miner, clear)

@@ -70,7 +70,7 @@ def test_below_the_margin_by_less_than_the_band_is_in_doubt():
     config = MiningConfig(**ALL, margin=0.0, band=0.1)
     mined = mine(f, f, config)
     assert mined.pairs[0].any(dim=1).tolist() == [False, True, False, False]
-    assert mined.doubtful[0].any(dim=1).tolist() == [False, False, True, False]
+    assert mined.ignored[0].any(dim=1).tolist() == [False, False, True, False]
     labels = assign(f.ids, f.ids, f.valid, mined)[0, :, 0]
     assert labels.tolist() == [1, 1, 0, -1]
     ignored = assign(f.ids, f.ids, f.valid, mine(f, f, MiningConfig(**ALL, margin=0.0)), "ignore")[0, :, 0]

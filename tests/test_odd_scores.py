@@ -225,10 +225,10 @@ def test_a_figure_by_hand(task, metric, figure):
 def test_a_stored_figure_that_its_samples_do_not_give_is_told(tmp_path):
     scores = Scores(tmp_path / "store")
     folder = scores.model("a", 0.5, ["cifar10", "pets", "flickr30k"])
-    assert scores.table(["logs/a"], []).doubtful == ()
+    assert scores.table(["logs/a"], []).contradicted == ()
     file = folder / "cifar10" / "result.json"
     result = json.loads(file.read_text())
     result["metrics"]["acc1"] += 0.01
     file.write_text(json.dumps(result))
-    (line,) = scores.table(["logs/a"], []).doubtful
+    (line,) = scores.table(["logs/a"], []).contradicted
     assert "cifar10: acc1 is" in line

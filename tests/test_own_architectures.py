@@ -147,11 +147,11 @@ def test_layers_that_are_skipped_are_refused_on_several_ranks(tmp_path):
     args.world_size = 2
     says = f"--model own: the config.json of hf_model_name {tmp_path} has encoder_layerdrop 0.05: layers that are "
     with pytest.raises(UsageError, match=f"{re.escape(says)}.*; write 0 there"):
-        check_text_tower(args, {**TINY, "text_cfg": text}, None, typed=False)
+        check_text_tower(args, {**TINY, "text_cfg": text}, None, given=False)
     for name, value in (("world_size", 1), ("lock_text", True), ("train_data", None)):
         assert not check_text_tower(Namespace(**{**vars(args), name: value}), {**TINY, "text_cfg": text}, None, False)
     M2M100Config(d_model=32, encoder_layerdrop=0).save_pretrained(tmp_path)
-    assert not check_text_tower(args, {**TINY, "text_cfg": text}, None, typed=False)
+    assert not check_text_tower(args, {**TINY, "text_cfg": text}, None, given=False)
 
 
 def test_tokens_that_no_text_gives_need_no_place_in_the_tower(trainer, bert_clip, tmp_path, capsys):

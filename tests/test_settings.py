@@ -23,7 +23,7 @@ def plan(*argv: str):
 
 def test_nothing_typed_is_nothing_done():
     nothing = plan()
-    assert not nothing.typed and nothing.loss.stock and nothing.mining is None and nothing.captions == CaptionSettings()
+    assert not nothing.given and nothing.loss.stock and nothing.mining is None and nothing.captions == CaptionSettings()
     assert nothing.logits == LogitSettings()
 
 
@@ -42,7 +42,7 @@ def test_typed_flags_win_over_the_method():
     )
     assert changed.mining == MiningConfig(None, 0.5, 0.99, 0.24)
     assert changed.captions.per_image == 3 and changed.logits.bias_init == -7.0
-    assert changed.typed == {"method", "p1", "p2", "captions_per_image", "logit_bias_init"}
+    assert changed.given == {"method", "p1", "p2", "captions_per_image", "logit_bias_init"}
 
 
 def test_a_methods_weights_do_not_go_to_another_model():

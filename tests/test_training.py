@@ -81,7 +81,7 @@ def test_a_hub_format_folder_mines(trainer, tmp_path, export_here):
     assert (
         trainer(*FFF, "--mining-model", str(tmp_path / "miner"), *mines, "--ignore-band", "0.1", "--name", "band") == 0
     )
-    assert len(re.findall(r"Mined/image: 3.000 .* In doubt: [1-9]", trainer.log("band"))) == 4
+    assert len(re.findall(r"Mined/image: 3.000 .* Ignored: [1-9]", trainer.log("band"))) == 4
     # everything is alike enough, the cap leaves three captions, and ignored ones are not positives
     assert re.findall(r"Mined/image: ([\d.]+)", trainer.log("mined")) == ["3.000"] * 4
 

@@ -166,7 +166,7 @@ def test_an_epoch_outlives_validation_data_that_are_gone(caplog):
     class Loader(list):
         num_samples = num_batches = 0
 
-    run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=()), loaders=LoaderTimeouts(1)), evaluate)
+    run = evaluator(SimpleNamespace(plan=SimpleNamespace(given=()), loaders=LoaderTimeouts(1)), evaluate)
     assert run(None, {"val": DataInfo(Loader([torch.ones(2)]))}, 1, None, tokenizer=None) == {"sum": 2}
     assert run(None, {"train": None, "val": DataInfo(Loader())}, 3, None) == {}
     assert "--val-data: no row can be read after epoch 3" in caplog.text
@@ -193,7 +193,7 @@ def test_an_epoch_outlives_validation_data_that_are_gone(caplog):
         ("DataLoader worker (pid 7) is killed", killed),
         ("[Errno 28] No space left on device", full),
     ):
-        run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=()), loaders=LoaderTimeouts(1)), ends)
+        run = evaluator(SimpleNamespace(plan=SimpleNamespace(given=()), loaders=LoaderTimeouts(1)), ends)
         assert run(None, {"train": None, "val": DataInfo(Loader())}, 4, None) == {}
         assert f"Evaluation after epoch 4 ended without results: {name}" in caplog.text
     with pytest.raises(OSError):

@@ -44,7 +44,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     args.batch_from = "(--global-batch)"
     if args.global_batch is None:
         args.global_batch = DEFAULT_BATCH
-        if args.batch_typed:
+        if args.batch_given:
             args.global_batch = args.one_process_batch
             args.batch_from = "(--batch-size of one process; --global-batch sets another)"
     if args.mined_per_image is None:

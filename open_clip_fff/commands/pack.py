@@ -26,10 +26,10 @@ def parse(argv: Sequence[str], prog: str) -> tuple[PackSettings, Path, Share, in
     """What `tools.pack.run.pack` takes. Raises UsageError for an invalid flag."""
     args = parser(prog).parse_args(argv)
     check_least(args, workers=0)
-    typed = vars(args)
+    given = vars(args)
     try:
-        parts = {"columns": filled(ColumnNames, typed), "images": filled(ImageSettings, typed)}
-        settings = filled(PackSettings, typed, source=args.source, **parts)
+        parts = {"columns": filled(ColumnNames, given), "images": filled(ImageSettings, given)}
+        settings = filled(PackSettings, given, source=args.source, **parts)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return settings, args.out, Share.from_environment(args.share), args.workers, args.dry_run

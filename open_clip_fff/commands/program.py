@@ -143,7 +143,7 @@ def command(
     """
 
     def main(argv: Sequence[str] | None = None, prog: str = name) -> int:
-        words = typed(argv)
+        words = given_words(argv)
 
         def body() -> int:
             if "TORCHELASTIC_RUN_ID" in os.environ and not shared and (ranks := Share.from_environment()).together:
@@ -170,7 +170,7 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def typed(argv: Sequence[str] | None) -> list[str]:
+def given_words(argv: Sequence[str] | None) -> list[str]:
     """The arguments: those of the command line for None."""
     return list(sys.argv[1:] if argv is None else argv)
 

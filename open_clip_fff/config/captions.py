@@ -225,7 +225,7 @@ class CaptionSettings(Settings):
 
     @property
     def bounds(self) -> str:
-        """The bounds of words as they are typed; empty where there are none."""
+        """The bounds of words as they are given; empty where there are none."""
         least, most = self.words
         return f"{least or ''}:{'' if most is None else most}" if least or most is not None else ""
 

@@ -17,7 +17,7 @@ def check(plan: Plan) -> None:
         _check_stock(plan, loss)
     _check_captions(plan, loss)
     _check_mining(plan)
-    if "loss_impl" in plan.typed and plan.loss.name not in OURS:
+    if "loss_impl" in plan.given and plan.loss.name not in OURS:
         raise UsageError(f"--loss-impl: chooses how --loss {', '.join(OURS)} are computed; {loss} has one way only")
     _check_needs(plan)
     _check_weights(plan)
@@ -34,7 +34,7 @@ def check(plan: Plan) -> None:
 
 def idle_notes(plan: Plan) -> list[str]:
     """Warnings about flags for the log that log nothing here: no errors, since runs share command lines."""
-    if "class_key" in plan.typed and not (plan.mining or plan.connection or plan.grouping):
+    if "class_key" in plan.given and not (plan.mining or plan.connection or plan.grouping):
         return ["warning: --class-key tells which mined pairs are right, and in this run nothing is mined"]
     return []
 
@@ -46,7 +46,7 @@ def _check_needs(plan: Plan) -> None:
         for name, field in fields_by_flag(kind).items():
             needs = kind.needs if part is None else flag_of(field).needs
             off = part is None and needs.partition(" ")[0] == as_flag(name)  # e.g. --fusion-layers 0
-            if name in plan.typed and needs and not off and (part is None or not has_effect(field, part)):
+            if name in plan.given and needs and not off and (part is None or not has_effect(field, part)):
                 raise UsageError(f"{as_flag(name)} does nothing without {needs}")
 
 
@@ -54,7 +54,7 @@ def _check_weights(plan: Plan) -> None:
     """Refuses weights of mined positives where there are none."""
     mined = plan.connection is not None or (plan.mining is not None and plan.mining.mined_as == "positive")
     mined = mined or plan.captions.gives_positives
-    if not mined and "mined_weight" in plan.typed:
+    if not mined and "mined_weight" in plan.given:
         raise UsageError(f"--mined-weight {plan.loss.mined_weight:g}: no mined pair becomes a positive here; drop it")
     if not mined and plan.loss.positive_weight == "mined-per-anchor":
         raise UsageError("--positive-weight mined-per-anchor: no mined pair becomes a positive here; use per-anchor")
@@ -113,20 +113,20 @@ def _check_stock(plan: Plan, loss: str) -> None:
 
 
 def _check_captions(plan: Plan, loss: str) -> None:
-    captions, typed = plan.captions, plan.typed
-    if captions.policy == "first" and captions.per_image > 1 and "caption_policy" not in typed:
+    captions, given = plan.captions, plan.given
+    if captions.policy == "first" and captions.per_image > 1 and "caption_policy" not in given:
         every = "--method fff or fff-softmax" if plan.loss.stock else "--caption-policy all"
         raise UsageError(
             f"--captions-per-image {captions.per_image}: {loss} would see the first caption only; add {every} for all "
             f"of them in the batch, or --caption-policy sample to draw one"
         )
-    if "val_caption_sidecar" in typed and captions.sidecar is None:
+    if "val_caption_sidecar" in given and captions.sidecar is None:
         raise UsageError("--val-caption-sidecar goes with --caption-sidecar DIR, whose columns it has, too")
 
 
 def _check_mining(plan: Plan) -> None:
     if plan.mining is None:
-        for name in sorted({*MINING, *MODEL} & plan.typed):
+        for name in sorted({*MINING, *MODEL} & plan.given):
             name = as_flag(name)
             raise UsageError(f"{name} does nothing while mining is off: add --mining-features frozen, or drop {name}")
         return
@@ -135,9 +135,9 @@ def _check_mining(plan: Plan) -> None:
 
 
 def _check_features(plan: Plan, config: MiningConfig) -> None:
-    features, typed = plan.features, plan.typed
+    features, given = plan.features, plan.given
     if features in SELF_FEATURES:
-        for name in sorted(MODEL & typed):
+        for name in sorted(MODEL & given):
             raise UsageError(f"{as_flag(name)}: with --mining-features {features} the trained model mines; drop one")
     if config.guarded and not config.warmup:
         raise UsageError("--mining-guard goes by what is mined at the warm-up's end: add --mining-warmup STEPS")
@@ -150,9 +150,9 @@ def _check_features(plan: Plan, config: MiningConfig) -> None:
             raise UsageError(
                 f"--mining-margin: {who} knows no images, and there is no own pair to compare with; drop it"
             )
-    if features == "text" and "mining_pretrained" in typed:
+    if features == "text" and "mining_pretrained" in given:
         raise UsageError("--mining-pretrained: a sentence model comes with its weights; drop it")
-    if features == "precomputed" and "mining_pretrained" in typed and "mining_model" not in typed:
+    if features == "precomputed" and "mining_pretrained" in given and "mining_model" not in given:
         raise UsageError("--mining-pretrained does nothing without --mining-model: features are stored; drop it")
 
 
@@ -161,5 +161,5 @@ def _check_thresholds(plan: Plan, config: MiningConfig) -> None:
         raise UsageError("--p1, --p2 and --p3 are all off: nothing can be mined; use --mining-features off")
     if config.per_image is not None:
         for name in THRESHOLDS:
-            if name in plan.typed and getattr(config, name) is not None:
+            if name in plan.given and getattr(config, name) is not None:
                 raise UsageError(f"{as_flag(name)}: --mined-per-image finds the thresholds; drop it, or say off")

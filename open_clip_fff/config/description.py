@@ -13,7 +13,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.safety import SafetySettings
 from open_clip_fff.config.topics import Topic, code, codes
 
-TYPED, DEFAULT, FOLLOWS = "given", "default", "the other settings"
+GIVEN, DEFAULT, FOLLOWS = "given", "default", "the other settings"
 # flags whose settings exist only while they are on: being off is an effect, too
 _SWITCHES = {"discriminator", "zeroshot_data", "fusion_layers"}
 _UNSET = object()
@@ -44,18 +44,18 @@ def describe(
     labelled, grouped = plan.connection is not None, plan.grouping is not None
     hooks = tuple(name for name in plan.batch_hooks if name != GROUPS)
     return [
-        *([_method(plan)] if plan.typed else []),
+        *([_method(plan)] if plan.given else []),
         plan.loss.describe(upstream, single, plan.plugins, trained),
         plan.captions.describe(upstream),
-        *([] if plan.text.as_open_clip else [plan.text.describe(full_length, "distinct_captions" in plan.typed)]),
+        *([] if plan.text.as_open_clip else [plan.text.describe(full_length, "distinct_captions" in plan.given)]),
         _mining(plan),
         *([] if plan.connection is None else [plan.connection.describe(plan.loss.name or "", trained)]),
         *([] if plan.fusion is None else [plan.fusion.describe(masks, labelled, grouped)]),
-        *([plan.logits.describe(upstream, plan.loss, plan.typed, resumed)] if plan.typed else []),
+        *([plan.logits.describe(upstream, plan.loss, plan.given, resumed)] if plan.given else []),
         *([] if plan.ema_decay is None else [_average(plan.ema_decay)]),
         *([] if plan.grouping is None else [plan.grouping.describe(trained)]),
         *([] if plan.zero_shot is None else [plan.zero_shot.describe()]),
-        *([plan.safety.describe()] if plan.typed & set(fields_by_flag(SafetySettings)) else []),
+        *([plan.safety.describe()] if plan.given & set(fields_by_flag(SafetySettings)) else []),
         *([Topic("hooks", (f"each batch passes {codes(hooks)}",))] if hooks else []),
     ]
 
@@ -63,14 +63,14 @@ def describe(
 def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
     """Every setting of open_clip_fff, the method first."""
     preset = f"method {plan.method}"
-    method = Setting("method", plan.method or "none", TYPED if plan.method else DEFAULT, plan.method is not None)
+    method = Setting("method", plan.method or "none", GIVEN if plan.method else DEFAULT, plan.method is not None)
     idle = TAR_FLAGS if upstream.data != "webdataset" else frozenset()
     found = [method]
     for kind in OWNERS:
         for flag, field in fields_by_flag(kind).items():
             value, part = plan.values[flag], plan.parts.get(kind)
-            if flag in plan.typed:
-                source = TYPED
+            if flag in plan.given:
+                source = GIVEN
             elif plan.method and METHODS[plan.method].get(flag, _UNSET) == value:
                 source = preset
             else:
@@ -82,9 +82,9 @@ def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
 
 
 def _method(plan: Plan) -> Topic:
-    typed = ", ".join(code(as_flag(flag)) for flag in sorted(plan.typed - {"method"}))
+    flags = ", ".join(code(as_flag(flag)) for flag in sorted(plan.given - {"method"}))
     name = "none, flags alone" if plan.method is None else f"{code(plan.method)}: {TITLES[plan.method]}"
-    return Topic("method", (name, *([f"given: {typed}"] if typed else [])))
+    return Topic("method", (name, *([f"given: {flags}"] if flags else [])))
 
 
 def _mining(plan: Plan) -> Topic:

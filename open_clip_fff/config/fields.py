@@ -25,7 +25,7 @@ class Flag:
     metavar: str | None = None  # as in argparse; None for what the field's type implies
     choices: tuple[str, ...] | None = None  # as in argparse, like the next one
     parse: Callable[[str], Any] | None = None
-    repeated: bool = False  # whether it may be typed several times
+    repeated: bool = False  # whether it may be given several times
     group: str | None = None  # group of the help (`flags.GROUPS`); None for the class's
     # a test of a valid value, and the error line for an invalid one: `{}` stands for the value, a colon precedes what
     # is accepted
@@ -117,7 +117,7 @@ def kinds(hint: Any) -> set[Any]:
 
 
 def value_text(value: object) -> str:
-    """A setting's value about as it would be typed."""
+    """A setting's value about as it would be given."""
     if value is None or value == ():
         return "none"
     if isinstance(value, bool):

@@ -41,11 +41,11 @@ def _row(flag: Flag, hint: Any) -> tuple[str, str, str]:
     """The flag with its values, its default and the methods', and its help with the accepted range."""
     how = takes(flag, hint)
     if how.get("action") is argparse.BooleanOptionalAction:
-        typed = f"`{as_flag(flag.name)}`, `{as_flag('no_' + flag.name)}`"
+        given = f"`{as_flag(flag.name)}`, `{as_flag('no_' + flag.name)}`"
     else:
-        typed = f"`{as_flag(flag.name)} {'|'.join(how.get('choices', ())) or how['metavar']}`"
+        given = f"`{as_flag(flag.name)} {'|'.join(how.get('choices', ())) or how['metavar']}`"
     accepted = "" if flag.check is None else flag.check[1].partition(": ")[2].removeprefix("it is ")
-    return typed, default_of(flag), flag.help + (accepted and f" ({accepted})")
+    return given, default_of(flag), flag.help + (accepted and f" ({accepted})")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(";") if name.strip())
 
 
-def find_name(typed: str, there: Collection[str]) -> str | None:
+def find_name(given: str, there: Collection[str]) -> str | None:
     """The existing name for a given one: the same name, or the only one that differs in surrounding spaces."""
-    if typed in there:
-        return typed
-    bare = typed.strip()
+    if given in there:
+        return given
+    bare = given.strip()
     similar = [name for name in there if isinstance(name, str) and name.strip() == bare]
     return similar[0] if len(similar) == 1 else None

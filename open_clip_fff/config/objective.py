@@ -304,7 +304,7 @@ class LogitSettings(Settings):
         check=(lambda factor: factor > 0, "logit learning-rate multiple is {}: it is greater than 0"),
     )
 
-    def describe(self, upstream: Upstream, loss: LossSettings, typed: frozenset[str], resumed: bool) -> Topic:
+    def describe(self, upstream: Upstream, loss: LossSettings, given: frozenset[str], resumed: bool) -> Topic:
         """Where scale and bias start, and how fast they learn; loaded values stay unless a start was given.
 
         `resumed` is whether they continue from a checkpoint of the run.
@@ -312,14 +312,14 @@ class LogitSettings(Settings):
         siglip = loss.stock and upstream.stock_loss(loss.name == "siglip") == "siglip"
         loaded = "that of the weights that training starts from"
         scale = "OpenCLIP's 10" if siglip else "the model's own"
-        if upstream.has_weights and "logit_scale_init" not in typed:
+        if upstream.has_weights and "logit_scale_init" not in given:
             scale = loaded
         elif self.scale_init is not None:
             scale = number(self.scale_init)
         bias = "OpenCLIP's -10" if siglip else "what is measured before the first step"
         if isinstance(self.bias_init, float):
             bias = number(self.bias_init)
-        if upstream.has_weights and "logit_bias_init" not in typed:
+        if upstream.has_weights and "logit_bias_init" not in given:
             bias = f"{loaded} if they have one, else {bias}"
         parts = [f"scale starts at {scale}"]
         if loss.name == "fff" or siglip:

@@ -54,30 +54,30 @@ class CommandParser(OneLineParser):
         return f"{text}\ntraining's flags:\n{textwrap.indent(textwrap.fill(more, 77, break_on_hyphens=False), '  ')}\n"
 
     def _usage(self) -> Iterable[str]:
-        """What has to be typed, and what may be."""
+        """What has to be given, and what may be."""
         yield self.prog
         for action in self._actions:
             if not action.option_strings:
                 name = str(action.metavar or action.dest)
                 yield {"*": f"[{name} ...]", "+": f"{name} ..."}.get(str(action.nargs), name)
             elif action.required:
-                yield _typed(action)
+                yield _flag_usage(action)
         for group in self._mutually_exclusive_groups:
             if group.required:
-                yield f"({' | '.join(map(_typed, group._group_actions))})"
+                yield f"({' | '.join(map(_flag_usage, group._group_actions))})"
         yield "[its flags]"
         if self.training is not None:
             yield "[training's flags]"
 
 
-def _typed(action: argparse.Action) -> str:
+def _flag_usage(action: argparse.Action) -> str:
     return f"{action.option_strings[0]} {action.metavar or action.dest.upper()}"
 
 
-def did_you_mean(typed: str, known: Iterable[str]) -> str:
+def did_you_mean(given: str, known: Iterable[str]) -> str:
     """` (did you mean NAME?)`, or nothing where no name is close; dashes in front do not make names alike."""
     bare = {name.lstrip("-"): name for name in known}
-    close = difflib.get_close_matches(typed.lstrip("-"), bare, n=1, cutoff=CLOSE)
+    close = difflib.get_close_matches(given.lstrip("-"), bare, n=1, cutoff=CLOSE)
     return f" (did you mean {bare[close[0]]}?)" if close else ""
 
 

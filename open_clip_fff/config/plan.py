@@ -34,7 +34,7 @@ class Plan(Settings):
     grouping: GroupingSettings | None  # grouping of mini-batches; None for the loader's order
     zero_shot: ZeroShotSettings | None  # the sets that are scored every few epochs; None for none
     logits: LogitSettings  # where scale and bias start
-    typed: frozenset[str]  # the flags (with underscores) that the user gave; if none, training is OpenCLIP's own
+    given: frozenset[str]  # the flags (with underscores) that the user gave; if none, training is OpenCLIP's own
     values: dict[str, Any]  # every flag's final value, for params.txt
     features: str = setting(
         "mining_features",

@@ -31,19 +31,19 @@ def with_stored_model(plan: Plan, made_by: StoredBy) -> Plan:
         plan = replace(plan, miner=FrozenSource(made_by.model))
         plan.values["mining_model"] = made_by.model
     if plan.text_only and plan.mining is not None:
-        off: dict[str, Any] = {name: None for name in IMAGE_THRESHOLDS if name not in plan.typed}
+        off: dict[str, Any] = {name: None for name in IMAGE_THRESHOLDS if name not in plan.given}
         plan = replace(plan, mining=replace(plan.mining, **off))
         plan.values.update(off)
     check(plan)
     return plan
 
 
-def make_plan(typed: argparse.Namespace) -> Plan:
+def make_plan(flags: argparse.Namespace) -> Plan:
     """The plan of given flags; without any of ours, training is OpenCLIP's own.
 
     Raises UsageError for a value out of range or two flags that contradict each other.
     """
-    given = vars(typed)
+    given = vars(flags)
     method = given.get("method")
     values = _expand(method, given)
     try:
@@ -92,7 +92,7 @@ def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, A
     return values
 
 
-def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -> Plan:
+def plan_of(method: str | None, values: dict[str, Any], given: frozenset[str]) -> Plan:
     """The plan of a value for every flag in `DEFAULTS`, such as a run keeps; not checked by `consistency`.
 
     Raises ValueError for a value out of range.
@@ -117,6 +117,6 @@ def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -
         grouping=filled(GroupingSettings, values) if GRIT in values["batch_hooks"] else None,
         zero_shot=None if values["zeroshot_data"] is None else filled(ZeroShotSettings, values),
         logits=filled(LogitSettings, values),
-        typed=typed,
+        given=given,
         values=values,
     )

@@ -41,17 +41,17 @@ class TextSettings(Settings):
         follows="yes for our losses, unless the text tower has dropout; no for OpenCLIP's",
     )
 
-    def describe(self, full_length: str | None, typed: bool) -> Topic:
+    def describe(self, full_length: str | None, given: bool) -> Topic:
         """How the text tower saves work.
 
-        `full_length`: why it needs captions at full length, None if they may be trimmed. `typed`: whether
+        `full_length`: why it needs captions at full length, None if they may be trimmed. `given`: whether
         --distinct-captions was given.
         """
         length = "captions at full length" + ("" if full_length is None or not self.trim else f": {full_length}")
         if self.trim and full_length is None:
             together = f" in up to {self.groups} groups" if self.groups > 1 else ""
             length = f"captions trimmed to the longest{together}, to a multiple of {self.multiple} tokens"
-        unless = "" if typed else ", unless the tower has dropout"
+        unless = "" if given else ", unless the tower has dropout"
         return Topic("text tower", (length, *([f"equal captions encoded once{unless}"] if self.distinct else [])))
 
     @property

@@ -101,12 +101,12 @@ def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
     Raises UsageError for data whose name does not tell it, or tells another than --dataset-type, which is of all flags.
     """
     path = (args.train_data if flag == "--train-data" else args.val_data) or ""
-    extension, typed = path.split(".")[-1], args.dataset_type
-    if typed != "auto":
+    extension, given = path.split(".")[-1], args.dataset_type
+    if given != "auto":
         others = {"csv": {"tar": "tar"}, "webdataset": {"csv": "table", "tsv": "table"}}
-        if (other := others.get(typed, {}).get(extension)) and not SCHEME.match(path):
-            raise UsageError(f"{flag} {path}: is a {other}: drop --dataset-type {typed}, and each is told by its name")
-        return typed
+        if (other := others.get(given, {}).get(extension)) and not SCHEME.match(path):
+            raise UsageError(f"{flag} {path}: is a {other}: drop --dataset-type {given}, and each is told by its name")
+        return given
     if extension not in ("csv", "tsv", "tar"):
         bare = path.strip(" \t\r\n:'\"")
         if bare != path and bare.endswith((".csv", ".tsv", ".tar")):

@@ -35,7 +35,7 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
             fix += "; several names are separated by ; and not by ," * ("," in source)
             bounds = f" (--caption-words {captions.bounds})" if captions.bounds else ""
             instead = f"{bounds}; {_found_instead(source, preview)}{fix}"
-            raise UsageError(f"{_typed(source, preview)}: no row of {names} has text there{instead}")
+            raise UsageError(f"{_flags(source, preview)}: no row of {names} has text there{instead}")
         share = found / sum(preview.rows for preview in previews)
         if share < captions.min_coverage:
             raise UsageError(
@@ -115,7 +115,7 @@ def _lines(preview: Preview, captions: CaptionSettings, tokens: int | None) -> l
         share, count = preview.rows_with[source] / preview.rows, preview.captions[source] / preview.rows
         lines.append(f"  {source:<{width}}  text in {share:7.2%} of rows, {count:.2f} captions per row")
         if not preview.rows_with[source]:  # another data set has some
-            lines.append(f"  ! {_typed(source, preview)}: none in this data set; {_found_instead(source, preview)}")
+            lines.append(f"  ! {_flags(source, preview)}: none in this data set; {_found_instead(source, preview)}")
     words = sum(length * number for length, number in preview.lengths.items())
     lines.append(
         f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}, "
@@ -168,7 +168,7 @@ def damage_lines(preview: Preview) -> list[str]:
     return [*preview.notes, *[rows] * bool(preview.damaged)]
 
 
-def _typed(source: str, preview: Preview) -> str:
+def _flags(source: str, preview: Preview) -> str:
     """The flag and key that name a source."""
     prefix, colon, name = source.partition(":")
     if colon and prefix == "sidecar":

@@ -253,9 +253,9 @@ def texts_in(fields: object) -> Iterator[tuple[str, dict]]:
             yield from ((f"{name}.{path}", {name: field}) for path, field in texts_in(each))
 
 
-def _named(values: Mapping[str, object], typed: str) -> object:
+def _named(values: Mapping[str, object], given: str) -> object:
     """The value of a given name; None if there is none."""
-    return values.get(find_name(typed, values) or typed)
+    return values.get(find_name(given, values) or given)
 
 
 def _texts_at(fields: object, key: str) -> list[str]:

@@ -103,11 +103,11 @@ def table_columns(path: str, separator: str, image: str, captions: CaptionSettin
     there = [str(name) for name in read_table(path, separator, (), nrows=0).columns]
     notes: list[str] = []
 
-    def find(flag: str, typed: str) -> str:
-        name = find_column(flag, typed, there, path, read_with(separator, there))
-        notes.extend(spaces_note(flag, typed, name))
+    def find(flag: str, given: str) -> str:
+        name = find_column(flag, given, there, path, read_with(separator, there))
+        notes.extend(spaces_note(flag, given, name))
         if f"{name}.1" in there:  # pandas' name of a second one
-            notes.append(f"warning: {flag} {typed}: {path} has several columns of this name; the first is read")
+            notes.append(f"warning: {flag} {given}: {path} has several columns of this name; the first is read")
         return name
 
     image = find("--csv-img-key", image)
@@ -117,20 +117,20 @@ def table_columns(path: str, separator: str, image: str, captions: CaptionSettin
     return TableColumns(image, replace(captions, text_keys=keys, class_key=label, positive_key=key), notes)
 
 
-def find_column(flag: str, typed: str, there: Sequence[str], where: str, read: str = "") -> str:
+def find_column(flag: str, given: str, there: Sequence[str], where: str, read: str = "") -> str:
     """The column of a given name, which may lack the spaces around the column's own name.
 
     Raises:
         UsageError: if there is none; it names `flag`, the table (`where`), the closest column and how it was `read`.
     """
-    if (name := find_name(typed, there)) is not None:
+    if (name := find_name(given, there)) is not None:
         return name
     by_small = {column.strip().lower(): column for column in there}
-    close = difflib.get_close_matches(typed.strip().lower(), by_small, n=1)
+    close = difflib.get_close_matches(given.strip().lower(), by_small, n=1)
     hint = f" (did you mean {shown(by_small[close[0]])}?)" if close else ""
-    if all(find_name(part, there) for part in typed.split(",")):
-        hint = f" (several are separated by ;, as {typed.replace(',', ';')!r})"
-    raise UsageError(f"{flag} {typed}: {where} has no such column{hint}; it has {column_names(there)}{read}")
+    if all(find_name(part, there) for part in given.split(",")):
+        hint = f" (several are separated by ;, as {given.replace(',', ';')!r})"
+    raise UsageError(f"{flag} {given}: {where} has no such column{hint}; it has {column_names(there)}{read}")
 
 
 def read_with(separator: str, there: Sequence[str]) -> str:
@@ -147,9 +147,9 @@ def _escaped(separator: str) -> str:
     return f"; several characters are a regular expression: write {re.escape(separator)}"
 
 
-def spaces_note(flag: str, typed: str, name: str) -> list[str]:
+def spaces_note(flag: str, given: str, name: str) -> list[str]:
     """A line if a column's name has spaces around it that were not given."""
-    return [] if name in (typed, typed.strip()) else [f"{flag} {typed.strip()}: read from the column {name!r}"]
+    return [] if name in (given, given.strip()) else [f"{flag} {given.strip()}: read from the column {name!r}"]
 
 
 def column_names(there: Sequence[str]) -> str:

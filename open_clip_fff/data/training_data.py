@@ -111,8 +111,8 @@ def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, l
         return plan, [], captions
     features = feature_reader(plan)
     if dataset_kind(args) == "csv":
-        typed = csv_captions(args, captions)
-        image, captions, notes = table_columns(args.train_data, args.csv_separator, args.csv_img_key, typed)
+        given = csv_captions(args, captions)
+        image, captions, notes = table_columns(args.train_data, args.csv_separator, args.csv_img_key, given)
         previews = [preview_csv(args.train_data, args.csv_separator, image, captions)]
         previews[0].notes += notes
     else:

@@ -27,10 +27,10 @@ class Command(NamedTuple):
 
 def read_command(argv: Sequence[str]) -> Command:
     """Parses OpenCLIP's flags and ours. Raises UsageError for mistakes that can be found without torch."""
-    typed, rest = split(argv)
+    given, rest = split(argv)
     args = parse_open_clip(rest)
     args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
-    plan = make_plan(typed)
+    plan = make_plan(given)
     if not plan.plugins:  # plugins may register more names
         check_names(plan)
     if not LAUNCHED & set(os.environ):  # ranks check together, later: a file may be missing on one machine only

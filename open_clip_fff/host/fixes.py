@@ -206,7 +206,7 @@ def copy_codebase(args: argparse.Namespace) -> None:
 
 def image_reader(plan: Plan) -> ImageReader:
     """The reader of images; without a flag of open_clip_fff it is as OpenCLIP's, but opens fewer formats."""
-    return partial(read_image, max_pixels=plan.safety.max_pixels) if plan.typed else open_as_open_clip
+    return partial(read_image, max_pixels=plan.safety.max_pixels) if plan.given else open_as_open_clip
 
 
 def decoding(images: ImageReader) -> AbstractContextManager[None]:

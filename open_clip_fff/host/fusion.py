@@ -15,7 +15,7 @@ from open_clip_fff.models.tower_tokens import TowerTokens
 
 
 def add_fusion(
-    model: Any, model_name: str, settings: FusionSettings, typed: Set[str], args: argparse.Namespace
+    model: Any, model_name: str, settings: FusionSettings, given: Set[str], args: argparse.Namespace
 ) -> FusionLoss:
     """Adds a fusion model to an OpenCLIP model that takes K captions, on `args.device`; returns the fusion loss.
 
@@ -24,7 +24,7 @@ def add_fusion(
     """
     tokens = TowerTokens(model)
     vocabulary = _vocabulary(model, model_name, tokens, args) if settings.mlm_weight else None
-    if vocabulary is None and settings.mlm_weight and {"mlm_weight", "mlm_probability"} & typed:
+    if vocabulary is None and settings.mlm_weight and {"mlm_weight", "mlm_probability"} & given:
         raise UsageError(
             f"--mlm-weight {settings.mlm_weight:g}: the text tower of --model {model_name} has no mask token; use a "
             f"Hugging Face one, or --mlm-weight 0"

@@ -40,7 +40,7 @@ def model_factory(state: RunState, create: Callable) -> Callable:
         model, _, state.preprocess = made
         state.model = model
         _start_scalars(state, loaded_bias=filled is not None and not filled.no_bias)
-        if state.master and state.plan.typed:
+        if state.master and state.plan.given:
             log_plan(state.args, state.plan)
         if state.master and not state.args.torchscript:
             folder = Path(state.args.logs) / state.args.name
@@ -48,7 +48,7 @@ def model_factory(state: RunState, create: Callable) -> Callable:
                 write_description(describe(model_name, model, options), folder)
         _save_text_work(state)
         if state.plan.fusion is not None:
-            state.fusion = add_fusion(model, model_name, state.plan.fusion, state.plan.typed, state.args)
+            state.fusion = add_fusion(model, model_name, state.plan.fusion, state.plan.given, state.args)
         if state.plan.ema_decay is not None:
             state.ema = WeightsEma(model, state.plan.ema_decay)
         return made
@@ -63,7 +63,7 @@ def _filled(
 
     The report is None where it loaded none, and without a flag of open_clip_fff: OpenCLIP then loads weights by itself.
     """
-    if not state.plan.typed:
+    if not state.plan.given:
         return create(model_name, pretrained, **options), None
     called = f"{flags}model {model_name}" if ":" in model_name else f"{flags}pretrained {pretrained}"
     with checked_loading(called) as found:
@@ -77,7 +77,7 @@ def _filled(
 
 def _drop_bias(state: RunState, teacher: Any) -> None:
     """Drops a teacher's bias: OpenCLIP's distillation loss takes none, and its softmax does not depend on one."""
-    if state.plan.typed and getattr(teacher, BIAS, None) is not None:
+    if state.plan.given and getattr(teacher, BIAS, None) is not None:
         teacher.logit_bias = None
         if state.master:
             logging.info("The teacher's logit_bias is left out: a softmax is the same without it.")
@@ -88,11 +88,11 @@ def _save_text_work(state: RunState) -> None:
 
     Raises UsageError if --trim-tokens was given for a tower that does not allow it.
     """
-    model, text, typed = state.model, state.plan.text, state.plan.typed
+    model, text, given = state.model, state.plan.text, state.plan.given
     if text.as_open_clip and not state.own_loss:
         return
     check_text(state.args.model, state.plan, design_of_model(model))
-    if text.distinct and "distinct_captions" not in typed and has_dropout(model):
+    if text.distinct and "distinct_captions" not in given and has_dropout(model):
         logging.info("Text tower: it has dropout, which equal captions do not share, so each is encoded.")
         text = dataclasses.replace(text, distinct=False)
     (take_many_captions if state.own_loss else take_short_captions)(model, text)
@@ -110,17 +110,17 @@ def _scalar_options(state: RunState) -> dict[str, float]:
 
 def _start_scalars(state: RunState, loaded_bias: bool) -> None:
     """Starts scale and bias: given values win over loaded ones, those over a method's; else the bias is measured."""
-    model, logits, typed = state.model, state.plan.logits, state.plan.typed
+    model, logits, given = state.model, state.plan.logits, state.plan.given
     with torch.no_grad():
-        if logits.scale_init is not None and "logit_scale_init" in typed:
+        if logits.scale_init is not None and "logit_scale_init" in given:
             model.logit_scale.fill_(math.log(logits.scale_init))
         if model.logit_bias is None:
-            if "logit_bias_init" in typed and state.master:
+            if "logit_bias_init" in given and state.master:
                 logging.warning(
                     f"--logit-bias-init has no effect: under {state.plan.loss.name} this model has no bias."
                 )
             return
-        if loaded_bias and "logit_bias_init" not in typed:
+        if loaded_bias and "logit_bias_init" not in given:
             return
         if isinstance(logits.bias_init, float):
             model.logit_bias.fill_(logits.bias_init)

@@ -29,7 +29,7 @@ def optimizer_seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None
     options that OpenCLIP passes as None, schedules that do not divide by zero at the run's end, and a check of a
     resumed state.
     """
-    multiple, guard = state.plan.logits.lr_mult if state.plan.typed else 1.0, state.guard
+    multiple, guard = state.plan.logits.lr_mult if state.plan.given else 1.0, state.guard
     # now: OpenCLIP writes the run's params.txt anew before it makes an optimizer
     trained = "" if resumed.checkpoint is None else trained_with(resumed.checkpoint, state.args)
 
@@ -40,7 +40,7 @@ def optimizer_seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None
                 _split(optimizer, state, multiple)
             inner = getattr(optimizer, "_base_optimizer", optimizer)  # timm's lookahead calls no hooks
             _check_on_resume(inner, state, trained)
-            if state.plan.typed:
+            if state.plan.given:
                 guard.watch(inner)
                 inner.register_step_post_hook(lambda *_: None if guard.left_out else state.after_step())
             return optimizer

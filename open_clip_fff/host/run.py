@@ -74,7 +74,7 @@ def _train(command: Command) -> None:
     check_launch(args)
     plan = with_data_sets(plan, args.train_data)
     with bounded_waits(plan.safety.timeout) as peers, startup(args, peers) as last_logged:
-        if plan.typed:
+        if plan.given:
             import_plugins(plan)
             check_names(plan)  # which the plugins may have registered
         found = check_host(args, plan)
@@ -88,7 +88,7 @@ def _train(command: Command) -> None:
             found.append(f"{total}; {resumed.checkpoint} has trained {epoch}: nothing is left")
         found += change_notes(args, plan, resumed.checkpoint)
         _warn(args, plan, [*found, *resumed.notes, *sidecar_notes(args, plan), *warnings])
-        if plan.typed:
+        if plan.given:
             plan = _introduced(args, plan, rows, epoch, rows_line)
             _fill(args, plan)
         state = RunState(args, plan, peers.loaders, rows=rows)

@@ -24,7 +24,7 @@ def seams(state: RunState) -> dict[str, Callable]:
     def make(args: Any, model: Any, **parts: Any) -> Any:
         if not isinstance(model, TRAINED):
             raise UsageError(f"--model {args.model}: {OTHER_KIND}")
-        if state.plan.typed:
+        if state.plan.given:
             _check_text(args)
         if state.own_loss:
             return CLIPTask(model, default_loss=False, rank=args.rank, world_size=args.world_size)

@@ -39,7 +39,7 @@ OUTLIVED = OSError, MemoryError, RuntimeError  # errors of disks and memory, als
 def evaluator(state: RunState, evaluate: Callable) -> Callable:
     """OpenCLIP's `evaluate`, with its metrics unchanged, followed by ours over all captions."""
     evaluate = partial(_evaluated, state.loaders, evaluate)
-    if not state.plan.typed:
+    if not state.plan.given:
         return evaluate
 
     def run(model, data, epoch, args, tb_writer=None, tokenizer=None):

@@ -146,7 +146,7 @@ def _of_run(
     text = (loaded.description or {}).get("model_cfg", {}).get("text_cfg", {})
     topics = describe(plan, upstream, full_length, loaded.epoch, masks="hf_model_name" in text)
     thresholds, threshold_source = _thresholds(plan, source, stats)
-    ours = settings(plan, upstream) if plan.typed else []
+    ours = settings(plan, upstream) if plan.given else []
     siglip = plan.loss.stock and upstream.stock_loss(plan.loss.name == "siglip") == "siglip"
     return {
         "known": True,

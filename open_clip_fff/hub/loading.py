@@ -32,7 +32,7 @@ from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, chec
 class LoadedModel:
     """A model, and where it comes from."""
 
-    given: str  # what the user typed
+    given: str  # what the user gave
     name: str  # short, for tables and folders
     model: Any  # OpenCLIP's `nn.Module`
     preprocess: Callable[[Any], Tensor]  # from a PIL image to [3, H, W]

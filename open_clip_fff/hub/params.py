@@ -54,7 +54,7 @@ def plan_of_run(params: Mapping[str, str]) -> Plan:
             if flag in params
         }
     try:
-        return plan_of(method, values, _typed(params))
+        return plan_of(method, values, _given(params))
     except (ValueError, TypeError) as error:
         raise UsageError(f"params.txt of the run: {error}") from error
 
@@ -112,7 +112,7 @@ def _value(text: str, hint: Any) -> Any:
     return value if isinstance(value, tuple(allowed - {str})) else text
 
 
-def _typed(params: Mapping[str, str]) -> frozenset[str]:
+def _given(params: Mapping[str, str]) -> frozenset[str]:
     """Our flags in the run's command line."""
     try:
         return frozenset(vars(split(shlex.split(params.get("command", ""))[3:])[0]))

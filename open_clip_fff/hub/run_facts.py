@@ -21,11 +21,11 @@ _SETTINGS = (
 _WHEN = "In the steps of the last log line"
 _DIRECTIONS = {"by_image": "the images' hardest captions", "by_text": "the captions' hardest images"}
 _MORE = {
-    "doubtful": "were ambiguous",
+    "ambiguous": "were ambiguous",
     "true": "were of one class",
     "right": "of the matches were",
     "missed": "of the pairs of one class were called no match",
-    "unasked": "of all hardest negatives were below the gate and not scored",
+    "unscored": "of all hardest negatives were below the gate and not scored",
 }
 
 

@@ -94,16 +94,16 @@ def training_plan(
 
     Raises UsageError for a flag that cannot work.
     """
-    typed, others = flag_parser().parse_known_args(list(flags))
-    given = {**defaults, **vars(typed), **fixed}
-    if "loss" in vars(typed) and "method" in defaults and "method" not in vars(typed):
+    own, others = flag_parser().parse_known_args(list(flags))
+    given = {**defaults, **vars(own), **fixed}
+    if "loss" in vars(own) and "method" in defaults and "method" not in vars(own):
         del given["method"]
     plan = make_plan(argparse.Namespace(**{name: value for name, value in given.items() if name not in ignored}))
     import_plugins(plan)
     return plan, others
 
 
-def is_typed(flags: Sequence[str], *names: str) -> bool:
+def is_given(flags: Sequence[str], *names: str) -> bool:
     """Whether one of some settings (with underscores) is among the given flags."""
     return any(flag.split("=")[0] in map(as_flag, names) for flag in flags)
 

@@ -28,14 +28,14 @@ class Mined(NamedTuple):
 
     pairs: Tensor  # bool [B, N, K]
     clauses: Clauses  # Eq. 1's clauses over all pairs, before own captions, padding, cap and guard
-    doubtful: Tensor | None = None  # bool [B, N, K], in the band, or cut by cap or guard; None without a band
-    held: Tensor | None = None  # number of pairs that the guard left out, int64 scalar; None without a guard
+    ignored: Tensor | None = None  # bool [B, N, K], in the band, or cut by cap or guard; None without a band
+    held_back: Tensor | None = None  # number of pairs that the guard left out, int64 scalar; None without a guard
 
     def restricted_to(self, kept: Tensor) -> "Mined":
-        """Keeps only the pairs in `kept`, bool [B, N, K]; with a band, the others become doubtful."""
+        """Keeps only the pairs in `kept`, bool [B, N, K]; with a band, the others become ignored."""
         pairs = self.pairs & kept
-        doubtful = None if self.doubtful is None else self.doubtful | (self.pairs & ~kept)
-        return self._replace(pairs=pairs, doubtful=doubtful)
+        ignored = None if self.ignored is None else self.ignored | (self.pairs & ~kept)
+        return self._replace(pairs=pairs, ignored=ignored)
 
 
 class Candidates(NamedTuple):
@@ -87,17 +87,17 @@ def candidates(
 
 
 def select(pairs: Candidates, thresholds: Thresholds, config: MiningConfig, cap: bool = True) -> Mined:
-    """The pairs above thresholds and margin, capped with `cap`; pairs in the config's band are doubtful."""
+    """The pairs above thresholds and margin, capped with `cap`; pairs in the config's band are ignored."""
     passed = clauses(pairs.similarity, thresholds)
     mined = passed.any & pairs.allowed(config.margin)
     if cap and config.cap is not None:
         best = best_per_row(mined, pairs.score, pairs.ids, config.cap)
         mined &= positions_mask(best, 0, *mined.shape[1:])
-    doubtful = None
+    ignored = None
     if config.band:
         lowered = clauses(pairs.similarity, thresholds.lowered(config.band)).any
-        doubtful = lowered & pairs.allowed(config.margin, config.band) & ~mined
-    return Mined(mined, passed, doubtful)
+        ignored = lowered & pairs.allowed(config.margin, config.band) & ~mined
+    return Mined(mined, passed, ignored)
 
 
 def prepared(features: MiningFeatures, text_text: str) -> MiningFeatures:
@@ -144,14 +144,14 @@ def positions_mask(positions: Tensor, offset: int, images: int, k: int) -> Tenso
 def assign(
     row_ids: Tensor, column_ids: Tensor, column_valid: Tensor, mined: Mined, mined_as: str = "positive"
 ) -> Tensor:
-    """The assignment with mined pairs, int8 [B, N, K]; `mined_as` is `positive` or `ignore`; doubtful pairs get 0."""
+    """The assignment with mined pairs, int8 [B, N, K]; `mined_as` is `positive` or `ignore`; ignored pairs get 0."""
     return with_mined(own_assignment(row_ids, column_ids, column_valid), mined, mined_as)
 
 
 def with_mined(labels: Tensor, mined: Mined, mined_as: str = "positive") -> Tensor:
     """An assignment int8 [B, N, K] with mined pairs, as `assign`."""
-    if mined.doubtful is not None:
-        labels = labels.masked_fill(mined.doubtful, IGNORED)
+    if mined.ignored is not None:
+        labels = labels.masked_fill(mined.ignored, IGNORED)
     return labels.masked_fill(mined.pairs, POSITIVE if mined_as == "positive" else IGNORED)
 
 

@@ -34,8 +34,8 @@ class Rates:
     image_image: float
     text_text: float
     mined: float  # captions per image, by any clause
-    doubtful: float  # captions per image in the band below the thresholds, which are ignored
-    held: float  # captions per image that the guard of self-mining left out
+    ignored: float  # captions per image in the band below the thresholds, which are ignored
+    held_back: float  # captions per image that the guard of self-mining left out
     positive_share: float  # positives among all pairs that are not ignored, 0 to 1
     right: float | None = None  # share of mined pairs whose images are of one class; None where no class was known
     given: float = 0.0  # captions per image, of other images that the user pairs with it
@@ -45,7 +45,7 @@ class MiningCounts(RunningSums):
     """Sums over the tiles passed to `add`."""
 
     def __init__(self) -> None:
-        # rows; image_text, image_image, text_text, mined, doubtful, held; of known class, right; positives, pairs;
+        # rows; image_text, image_image, text_text, mined, ignored, held_back; of known class, right; positives, pairs;
         # given
         super().__init__(12)
 
@@ -68,8 +68,8 @@ class MiningCounts(RunningSums):
         per_row, known, right = [zero] * 6, zero, zero
         if mined is not None:
             by_clause = [(mined.pairs & clause).sum() for clause in mined.clauses]
-            doubtful = zero if mined.doubtful is None else mined.doubtful.sum()
-            per_row = [*by_clause, mined.pairs.sum(), doubtful, zero if mined.held is None else mined.held]
+            ignored = zero if mined.ignored is None else mined.ignored.sum()
+            per_row = [*by_clause, mined.pairs.sum(), ignored, zero if mined.held_back is None else mined.held_back]
             if agreement is not None:
                 known, right = ((mined.pairs & x[..., None]).sum() for x in (agreement != 0, agreement > 0))
         positives, counted = (labels == POSITIVE).sum(), torch.count_nonzero(labels)
@@ -81,10 +81,10 @@ class MiningCounts(RunningSums):
 def rates(sums: Tensor) -> Rates:
     """Reads `MiningCounts`' sums, added over ranks; this is where the host waits for the device."""
     rows, *per_row, known, right, positives, pairs, given = sums.tolist()
-    image_text, image_image, text_text, mined, doubtful, held = (count / max(rows, 1) for count in per_row)
+    image_text, image_image, text_text, mined, ignored, held_back = (count / max(rows, 1) for count in per_row)
     positive_share = positives / max(pairs, 1)
     by_clause = image_text, image_image, text_text
-    return Rates(*by_clause, mined, doubtful, held, positive_share, share(right, known), given / max(rows, 1))
+    return Rates(*by_clause, mined, ignored, held_back, positive_share, share(right, known), given / max(rows, 1))
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class ConnectionRates:
 
     by_image: float | None = None  # matches among the images' hardest negatives that were scored
     by_text: float | None = None  # matches among the captions' hardest negatives that were scored
-    doubtful: float | None = None  # ambiguous pairs, which are ignored, among both
-    unasked: float | None = None  # not scored because of the gate, among all hardest negatives; counted nowhere else
+    ambiguous: float | None = None  # ambiguous pairs, which are ignored, among both
+    unscored: float | None = None  # not scored because of the gate, among all hardest negatives; counted nowhere else
     right: float | None = None  # pairs of one class among the matches
     missed: float | None = None  # not labelled a match, among the scored pairs of one class
     true: float | None = None  # pairs of one class among the scored pairs (without a discriminator, among all)
@@ -157,14 +157,14 @@ def _sums(
 def connection_rates(sums: Tensor, labelled: bool = True) -> ConnectionRates:
     """Reads `ConnectionCounts`' sums, added over ranks; `labelled` says whether there is a discriminator."""
     images, texts = sums.view(2, 8).tolist()
-    scored, unscored, _, doubtful, known, same, of_known, right = (a + b for a, b in zip(images, texts, strict=True))
+    scored, unscored, _, ambiguous, known, same, of_known, right = (a + b for a, b in zip(images, texts, strict=True))
     if not labelled:
         return ConnectionRates(true=share(same, known))
     return ConnectionRates(
         by_image=share(images[2], images[0]),
         by_text=share(texts[2], texts[0]),
-        doubtful=share(doubtful, scored),
-        unasked=share(unscored, scored + unscored),
+        ambiguous=share(ambiguous, scored),
+        unscored=share(unscored, scored + unscored),
         right=share(right, of_known),
         missed=share(same - right, same),
         true=share(same, known),

@@ -76,7 +76,7 @@ class MinedPairs(Assignment):
         if self._score_limit is not None:
             before = mined.pairs
             mined = mined.restricted_to(pairs.score > self._score_limit)
-            mined = mined._replace(held=(before & ~mined.pairs).sum())
+            mined = mined._replace(held_back=(before & ~mined.pairs).sum())
         return pairs, mined
 
     def _best(self, cap: int) -> Tensor:

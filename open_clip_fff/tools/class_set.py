@@ -216,7 +216,7 @@ def _from_shards(urls: Sequence[str], key: str) -> Iterator[LabelledImage]:
         yield LabelledImage(str(sample["__key__"]), image_bytes(sample), label or None)
 
 
-def _check_out(out: Path, split: str, files: dict[str, list[str]], templates_typed: bool) -> bool:
+def _check_out(out: Path, split: str, files: dict[str, list[str]], templates_given: bool) -> bool:
     """Whether the set is new; if not, puts its templates into `files`.
 
     Raises UsageError where `out` is neither new nor a set of these classes, and for other templates than it has.
@@ -228,7 +228,7 @@ def _check_out(out: Path, split: str, files: dict[str, list[str]], templates_typ
     if _lines(out / CLASS_NAMES, "--out") != files[CLASS_NAMES]:
         raise UsageError(f"--out {out}: is a set of other classes; name another folder for split {split}")
     theirs = _lines(out / TEMPLATES, "--out")
-    if templates_typed and theirs != files[TEMPLATES]:
+    if templates_given and theirs != files[TEMPLATES]:
         raise UsageError(f"--templates: {out} has others, for all of its splits; drop it, or name another folder")
     files[TEMPLATES] = theirs
     return False

@@ -63,7 +63,7 @@ class Loader:
         self.path.write_bytes(content)
         state, came = self.states[plan], Counter()
         try:
-            if state.plan.typed:
+            if state.plan.given:
                 preview_sets(str(self.path), state.plan.captions, feature_reader(state.plan))
         except UsageError as error:
             came["refused"] += 1
@@ -84,7 +84,7 @@ class Loader:
 
         with fixes(state.counters, 0, image_reader(state.plan)), replaced(reading, PAUSE=0.0):
             make = oc_data.get_dataset_fn
-            if state.plan.typed:
+            if state.plan.given:
                 make = lambda path, kind: _dataset_fn(state, oc_data.get_dataset_fn, path, kind)  # noqa: E731
             info = make(state.args.train_data, "webdataset")(
                 state.args, _pixels, is_train=True, epoch=0, tokenizer=tokenizer

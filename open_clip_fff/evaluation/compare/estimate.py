@@ -30,7 +30,7 @@ class Estimates:
     """The estimates by model and column, and warnings about figures that their samples contradict."""
 
     found: dict[tuple[ScoredModel, Column], Estimate] = field(default_factory=dict)
-    doubtful: list[str] = field(default_factory=list)
+    contradicted: list[str] = field(default_factory=list)
 
 
 def estimate(rows: Sequence[ModelRow], columns: Sequence[Column], resamples: int) -> Estimates:
@@ -64,7 +64,8 @@ def _estimate_column(rows: Sequence[ModelRow], column: Column, resamples: int, e
             for model, value, again in zip(paired, values, 100 * figures(counts), strict=True):
                 if not abs(value - again) < TOLERANCE:
                     folder = model.folder / key[1]
-                    estimates.doubtful.append(f"{folder}: {column.metric} is {value:.2f}, by its samples {again:.2f}")
+                    sampled = f"{folder}: {column.metric} is {value:.2f}, by its samples {again:.2f}"
+                    estimates.contradicted.append(sampled)
         except KeyError:
             pass  # a metric that is no mean over images: shown without an interval
         for model, value, each in zip(paired, values, draws, strict=True):

@@ -50,7 +50,7 @@ def compare(
     rows = read_rows(baselines, models, store)
     table = make_table(rows, resamples)
     training = read_training(rows)
-    blocks, warnings = make_blocks(table), comparison_warnings(rows, table.columns) + list(table.doubtful)
+    blocks, warnings = make_blocks(table), comparison_warnings(rows, table.columns) + list(table.contradicted)
     notes = [*footnotes(table), *training.notes]
     with matplotlib.rc_context({"text.parse_math": False}):  # labels may hold $
         plots = _plots(table, training)

@@ -49,7 +49,7 @@ class ComparisonTable:
     columns: tuple[Column, ...]  # in order
     cells: Mapping[tuple[str, Column], Cell]  # by label and column, without those that were not scored
     resamples: int  # of the bootstrap
-    doubtful: tuple[str, ...] = ()  # warnings about figures that their samples contradict
+    contradicted: tuple[str, ...] = ()  # warnings about figures that their samples contradict
 
     @property
     def baselines(self) -> list[ModelRow]:
@@ -94,7 +94,7 @@ def make_table(rows: Sequence[ModelRow], resamples: int) -> ComparisonTable:
                 cells[row.label, column] = Cell(
                     float(values.mean()), float(spread), len(values), _changes(row, rows, column, estimates)
                 )
-    return ComparisonTable(tuple(rows), tuple(columns), cells, resamples, tuple(estimates.doubtful))
+    return ComparisonTable(tuple(rows), tuple(columns), cells, resamples, tuple(estimates.contradicted))
 
 
 def _changes(row: ModelRow, rows: Sequence[ModelRow], column: Column, estimates: Estimates) -> dict[str, Change]:

@@ -38,7 +38,7 @@ def extra_state(state: RunState) -> Iterator[None]:
     --delete-previous-checkpoint deletes a checkpoint once a newer one is saved; OpenCLIP's does even if none is.
     """
     save, seams = oc_main.torch.save, {}
-    if state.plan.typed:
+    if state.plan.given:
         save = _saver(state, save)
     if state.args.delete_previous_checkpoint:
         save, seams = partial(_replace_previous, save), {"os": View(oc_main.os, remove=lambda _: None)}
@@ -48,7 +48,7 @@ def extra_state(state: RunState) -> Iterator[None]:
 
 def needs_extra(args: argparse.Namespace, plan: Plan, at: Position) -> bool:
     """Whether a run resumed from position `at` needs the extra state."""
-    midway = bool(at.step and plan.typed) and trains(args)
+    midway = bool(at.step and plan.given) and trains(args)
     return midway or plan.ema_decay is not None or plan.fusion is not None or _mining_has_state(plan)
 
 

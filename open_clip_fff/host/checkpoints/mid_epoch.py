@@ -38,7 +38,7 @@ _EPOCH_FLAG = "train_num_samples"  # None: not given, and the data say it
 @contextmanager
 def mid_epoch_seams(state: RunState) -> Iterator[None]:
     """Patches OpenCLIP's loop for checkpoints in the middle of an epoch, if a flag of open_clip_fff is given."""
-    if not state.plan.typed:
+    if not state.plan.given:
         yield
         return
     oc_train.enumerate = _enumerate  # type: ignore[attr-defined]  # its training loop counts steps by it

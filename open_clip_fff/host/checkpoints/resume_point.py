@@ -54,10 +54,10 @@ def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
     if latest:
         found = _latest(Path(args.logs) / args.name, args.save_most_recent, check)
     else:
-        typed = Path(args.resume)
-        found = _typed(typed, [path.resolve() for path in newest_first(run_folder(typed))], check)
+        given = Path(args.resume)
+        found = _given(given, [path.resolve() for path in newest_first(run_folder(given))], check)
     found = found._replace(fits=found.checkpoint is not None and own is not None)
-    at = None if found.checkpoint is None or plan.typed else read_position(found.checkpoint)
+    at = None if found.checkpoint is None or plan.given else read_position(found.checkpoint)
     if at is None or not at.step or not trains(args):
         return found
     alone = "without an open_clip_fff flag"
@@ -90,7 +90,7 @@ def _upstreams(run: Path, save_most_recent: bool) -> Path | None:
     return Path(found) if found and Path(found).is_file() else None
 
 
-def _typed(checkpoint: Path, beside: list[Path], check: Check) -> ResumeCheckpoint:
+def _given(checkpoint: Path, beside: list[Path], check: Check) -> ResumeCheckpoint:
     place = beside.index(checkpoint.resolve()) if checkpoint.resolve() in beside else len(beside)
     try:
         check(checkpoint)

@@ -78,7 +78,7 @@ def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
         if not fits:
             changed = args.trace or args.use_bnb_linear  # both change parameters after the model is made
             check_resume(args, state.plan, path, checkpoint, None if changed else state.model.state_dict())
-        if state.plan.typed and "epoch" in checkpoint:  # else the file has weights alone, for a new run
+        if state.plan.given and "epoch" in checkpoint:  # else the file has weights alone, for a new run
             _restore_extra(state, path, Position.of(checkpoint), load)
         if state.master:
             _end_lines(Path(args.checkpoint_path))

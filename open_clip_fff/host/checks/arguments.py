@@ -48,7 +48,7 @@ def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
         _check_grouping(args, plan)
         if plan.zero_shot is not None and not args.zeroshot_frequency:
             raise UsageError("--zeroshot-data: nothing is scored with --zeroshot-frequency 0; every how many epochs?")
-    if plan.typed:
+    if plan.given:
         check_patched(args, plan)
         _check_loss(args, plan)
     if plan.safety.save_every is not None and not can_save_mid_epoch(args):
@@ -210,11 +210,11 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     if args.siglip and name not in (None, "siglip"):
         raise UsageError(f"--siglip: contradicts --loss {name}; drop one of them")
     if args.train_data and dataset_kind(args) == "csv":
-        for tar_flag in sorted(TAR_FLAGS & plan.typed):
+        for tar_flag in sorted(TAR_FLAGS & plan.given):
             raise UsageError(f"{as_flag(tar_flag)}: is for tars; for a CSV use --csv-caption-key 'title;caption'")
     if args.dataset_type == "synthetic":
-        typed = {as_flag(flag): True for flag in sorted(ROW_FLAGS & plan.typed)}
-        refuse({"--train-data": args.train_data, **typed}, "does not go with --dataset-type synthetic; drop one")
+        given = {as_flag(flag): True for flag in sorted(ROW_FLAGS & plan.given)}
+        refuse({"--train-data": args.train_data, **given}, "does not go with --dataset-type synthetic; drop one")
     if plan.features == "precomputed" and (not args.train_data or dataset_kind(args) != "webdataset"):
         raise UsageError("--mining-features precomputed: stored features go with tars; use --mining-features frozen")
     if plan.ema_decay is not None and (args.torchscript or args.use_bnb_linear):
@@ -231,7 +231,7 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
             )
     if plan.loss.stock:
         if not plan.text.as_open_clip:
-            names = " and ".join(map(as_flag, sorted({"trim_tokens", "distinct_captions"} & plan.typed)))
+            names = " and ".join(map(as_flag, sorted({"trim_tokens", "distinct_captions"} & plan.given)))
             scripted = {"--torchscript": args.torchscript, "--trace": args.trace}
             refuse(scripted, f"does not go with {names}; drop one of them")
         return

@@ -57,7 +57,7 @@ def _changes(params: Mapping[str, str], new: Plan, upstream: Upstream) -> list[s
     method = "method" in differ
     if differ == ["method"]:  # as --method clip added to a run without flags of open_clip_fff
         return []
-    shown = [name for name in differ if name in old.typed | new.typed | ({"method"} if method else {"loss"})]
+    shown = [name for name in differ if name in old.given | new.given | ({"method"} if method else {"loss"})]
     return [f"{as_flag(name)} {before[name]} → {now[name]}" for name in shown]
 
 

@@ -25,13 +25,13 @@ def check_data(args: argparse.Namespace, plan: Plan) -> None:
         if value:
             kind = dataset_kind(args, flag)
             check_files(flag, expand_shards(value, flag))
-            if kind == "csv" and not plan.typed:
+            if kind == "csv" and not plan.given:
                 _check_stock_columns(args, value)
     if args.train_data:
         _check_formats(args)
     if args.train_data and dataset_kind(args) == "webdataset":
         _check_shards(args)
-        if plan.typed and args.train_num_samples is None:
+        if plan.given and args.train_num_samples is None:
             _check_one_folder(args.train_data)
         _check_val_sidecar(args, plan.captions)
 

@@ -51,7 +51,7 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
     """
     if not counts.rows or args.dataset_resampled or args.seed < 0:
         return [], ""
-    if plan.typed and counts.total(counts.shards) == 0:
+    if plan.given and counts.total(counts.shards) == 0:
         return [], ""  # no number of workers helps; the preview says what the shards hold instead
     workers, ours = max(args.workers, 1), not plan.loss.stock
     quota = _mini_batches(args)

@@ -34,7 +34,7 @@ def check_host(args: argparse.Namespace, plan: Plan) -> list[str]:
     check_flags(args)
     notes = _check_model(args, plan)
     check_data(args, plan)
-    if plan.typed and not plan.loss.stock:
+    if plan.given and not plan.loss.stock:
         _check_impl(args, plan)
         _check_rate(args, plan)
     check_pretrained("--pretrained", args.model, args.pretrained)
@@ -71,7 +71,7 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> list[str]:
     config = _model_config(args)
     if config is None:
         return []
-    notes = check_towers(args, config, bool(plan.typed))
+    notes = check_towers(args, config, bool(plan.given))
     if ":" not in args.model:
         check_architecture(args.model, config)
         notes += check_timm_size(args, config)
@@ -89,9 +89,9 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> list[str]:
 
 def check_text(model: str, plan: Plan, design: TextDesign) -> None:
     """Raises UsageError if a given flag does not go with the text tower of `model`."""
-    if design.obstacle is not None and plan.text.trim and "trim_tokens" in plan.typed:
+    if design.obstacle is not None and plan.text.trim and "trim_tokens" in plan.given:
         raise UsageError(f"--trim-tokens: would change the features of --model {model}: {design.obstacle}; drop it")
-    if design.writes and plan.text.distinct and "distinct_captions" in plan.typed:
+    if design.writes and plan.text.distinct and "distinct_captions" in plan.given:
         raise UsageError(f"--distinct-captions: --model {model} needs each caption's tokens, to write it; drop it")
 
 

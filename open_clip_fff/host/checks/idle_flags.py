@@ -31,7 +31,7 @@ def idle_flag_notes(args: argparse.Namespace) -> list[str]:
         "--momentum": (args.momentum is not None, timm, "an optimizer of timm's, as --opt timm/sgd"),
         **{f"--aug-cfg {item}": (True, False, needs) for item, needs in _unused_items(args.aug_cfg or {}).items()},
     }
-    idle = [(flag, needs) for flag, (typed, on, needs) in flags.items() if typed and not on]
+    idle = [(flag, needs) for flag, (given, on, needs) in flags.items() if given and not on]
     notes = ["warning: --lr 0 trains nothing"] if args.lr == 0 else []
     if args.batch_size * args.accum_freq * args.world_size == 1:
         alone = "in a global batch of one image it meets no caption of another, so a contrastive loss has no negatives"

@@ -20,8 +20,8 @@ WEIGHTS = (".safetensors", ".bin", ".pth")  # as OpenCLIP looks for them in a fo
 OTHER_KIND = "it is no image tower beside a text tower; python -m open_clip_train.main trains it"
 
 
-def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> list[str]:
-    """Warnings on what is asked of the towers, given the architecture, and whether a flag of ours is typed.
+def check_towers(args: argparse.Namespace, config: dict, given: bool) -> list[str]:
+    """Warnings on what is asked of the towers, given the architecture, and whether a flag of ours is given.
 
     Raises UsageError if they do not have it, or their tokenizer cannot be loaded.
     """
@@ -55,7 +55,7 @@ def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> list[st
             if by_name:
                 why += "; OpenCLIP downloads SigLIP's for any name with siglip in it: rename an architecture of yours"
             raise UsageError(why) from error
-    return [*check_text_tower(args, config, made, typed), *check_teacher(args, config, made, typed)]
+    return [*check_text_tower(args, config, made, given), *check_teacher(args, config, made, given)]
 
 
 def check_coca(args: argparse.Namespace, config: dict) -> None:

@@ -27,9 +27,9 @@ def check_tasks(args: argparse.Namespace, plan: Plan) -> None:
         "--json-text-key-probs": args.json_text_key_probs,
         "--report-to trackio": "trackio" in args.report_to,
     }
-    if plan.typed:
+    if plan.given:
         refuse(with_ours, "does not go with open_clip_fff's flags on OpenCLIP 4 yet; drop it, or these")
-    if args.fsdp and plan.typed:
+    if args.fsdp and plan.given:
         _check_fsdp(args, plan)
 
 

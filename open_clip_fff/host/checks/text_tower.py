@@ -16,10 +16,10 @@ from open_clip_fff.models.text_tokens import TextLimits, padding_notes
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(open_clip.CLIPTextCfg)}
 
 
-def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | None, typed: bool) -> list[str]:
+def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | None, given: bool) -> list[str]:
     """Warnings on the text tower of --model and its tokenizer, None for OpenCLIP's own.
 
-    Raises UsageError for one that fails on all texts, or, where a flag of ours is `typed`, on some.
+    Raises UsageError for one that fails on all texts, or, where a flag of ours is `given`, on some.
     """
     text, where, notes = {**_DEFAULTS, **config["text_cfg"]}, f"--model {args.model}", []
     if name := text.get("hf_model_name"):
@@ -40,12 +40,12 @@ def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | No
         if text["pool_type"] == "none" and "multimodal_cfg" not in config:
             raise UsageError(f"{where}: pool_type none makes no feature of a text; write argmax, first, last or eos")
         limits, fix = TextLimits(text["vocab_size"]), "write that as vocab_size, or name another hf_tokenizer_name"
-    if typed or tokenizer is None:
+    if given or tokenizer is None:
         limits.check_tokenizer(tokenizer, where, fix=f"; {fix}")
     return notes
 
 
-def check_teacher(args: argparse.Namespace, config: dict, tokenizer: Any | None, typed: bool) -> list[str]:
+def check_teacher(args: argparse.Namespace, config: dict, tokenizer: Any | None, given: bool) -> list[str]:
     """The same for the text tower of --distill-model, to which OpenCLIP gives --model's tokens of a text.
 
     `config` and `tokenizer` are those of --model; a warning says where the teacher has another tokenizer.
@@ -65,7 +65,7 @@ def check_teacher(args: argparse.Namespace, config: dict, tokenizer: Any | None,
     if most is not None and (length > most or (exact and length < most)):
         fix = f"add --force-context-length {most}, or name another"
         raise UsageError(f"{where}: reads texts of {most} tokens, and {other} have {length}; {fix}")
-    if typed or tokenizer is None:
+    if given or tokenizer is None:
         limits.check_tokenizer(tokenizer, where, whose=other, fix="; name another")
     if _same_tokens(args, length):
         return []

@@ -103,9 +103,9 @@ def _check_start(flags: str, name: str, weights: str | None, options: Mapping, p
     tensors = current_names(tensors, own)
     if obstacle := find_mismatch(tensors, own, resize=True):
         raise UsageError(f"{called}: the weights do not fit {flags}model {name}: {obstacle}")
-    if plan.typed and (bad := not_finite({each: tensors[each] for each in own if each in tensors})) is not None:
+    if plan.given and (bad := not_finite({each: tensors[each] for each in own if each in tensors})) is not None:
         raise UsageError(f"{called}: {bad} is not finite, so the training diverged{usable_before(Path(weights))}")
-    if not plan.typed and (more := sorted(tensors.keys() - own.keys())):
+    if not plan.given and (more := sorted(tensors.keys() - own.keys())):
         raise UsageError(
             f"{called}: holds {more[0]}, which {flags}model {name} does not have, and OpenCLIP loads no such file; "
             f"with an open_clip_fff flag, as --method clip, it is left out"
@@ -115,7 +115,7 @@ def _check_start(flags: str, name: str, weights: str | None, options: Mapping, p
 def check_resume(
     args: argparse.Namespace, plan: Plan, checkpoint: Path | str, stored: Mapping, own: Mapping[str, Tensor] | None
 ) -> None:
-    """A checkpoint to go on from, `stored`, in which all has to be as it was, and finite where a flag of ours is typed.
+    """A checkpoint to go on from, `stored`, in which all has to be as it was, and finite where a flag of ours is given.
 
     `own` are the parameters of the run's model, which may be on the device `meta`; None where they are not known.
     Raises UsageError, which says what differs, and how it was trained.
@@ -129,7 +129,7 @@ def check_resume(
     opt = params_of(checkpoint).get("opt", args.opt)
     if training and "epoch" in stored and opt.lower() != args.opt.lower():
         raise UsageError(f"{called}: its optimizer's state is of --opt {opt}, not {args.opt}; resume with --opt {opt}")
-    if plan.typed and (name := not_finite(weights)):
+    if plan.given and (name := not_finite(weights)):
         raise UsageError(f"{called}: its weight {name} is not finite; resume from an earlier checkpoint")
     if changed := _changed_settings(args, args.model, str(checkpoint), args.force_quick_gelu):
         raise UsageError(f"{called}: {changed[0]}; resume with the flags it was trained with")

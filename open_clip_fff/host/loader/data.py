@@ -44,7 +44,7 @@ _HOOKS = {"frozen": "frozen", "precomputed": "stored", "text": "sentence", "ema"
 
 def data_factory(state: RunState, get_data: Callable) -> Callable:
     """OpenCLIP's `get_data`, whose data sets read captions as the plan says."""
-    if not state.plan.typed:
+    if not state.plan.given:
         return get_data
 
     def with_captions(args, preprocess, epoch=0, tokenizer=None, **more):

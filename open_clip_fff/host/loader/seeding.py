@@ -80,5 +80,5 @@ def before_epoch(state: RunState, epoch: int, first: bool) -> None:
 
 def after_epoch(state: RunState) -> None:
     """Gathers all ranks' generators on rank 0, which saves them; with OpenCLIP's loss and a flag of open_clip_fff."""
-    if state.plan.typed and not state.own_loss:
+    if state.plan.given and not state.own_loss:
         state.random_states = objects_of_ranks(random_state(state.args.device))

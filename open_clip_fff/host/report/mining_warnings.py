@@ -20,7 +20,7 @@ class SilentDiscriminator:
     def warning(self, sums: Tensor) -> str | None:
         """A warning, once, if ENOUGH scored pairs hold no match; `sums` are `ConnectionCounts`' over ranks."""
         rates = connection_rates(sums)
-        self._silent &= not (rates.by_image or rates.by_text or rates.doubtful)
+        self._silent &= not (rates.by_image or rates.by_text or rates.ambiguous)
         self._scored += int(sums.view(2, -1)[:, 0].sum())
         if not self._silent or self._scored < ENOUGH:
             return None
@@ -35,7 +35,7 @@ class SilentDiscriminator:
 def mining_warning(mined: Rates, miner: Miner, captions: int) -> str | None:
     """What is wrong in mining and how to fix it; None where nothing is. `captions` counts the global batch's."""
     config, reference = miner.config, miner.reference
-    if mined.held and reference is not None:
+    if mined.held_back and reference is not None:
         if miner.blind(captions):
             return (
                 f"Self-mining stays off: at the warm-up's end {reference:.3f} of {captions:,} captions per image "
@@ -49,8 +49,8 @@ def mining_warning(mined: Rates, miner: Miner, captions: int) -> str | None:
             )
         return (
             f"Self-mining passes what the guard allows, {GROWTH:g} times the {reference:.3f} captions per image of the "
-            f"warm-up's end and {CROWD:.0%} of the {captions:,}: the worst {mined.held:.3f} per image are held back. "
-            f"Its own mistakes may be feeding it; raise the thresholds, or mine with a frozen model."
+            f"warm-up's end and {CROWD:.0%} of the {captions:,}: the worst {mined.held_back:.3f} per image are held "
+            f"back. Its own mistakes may be feeding it; raise the thresholds, or mine with a frozen model."
         )
     if config.per_image is not None and not mined.mined and miner.step > config.warmup:
         return (

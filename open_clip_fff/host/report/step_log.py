@@ -47,8 +47,8 @@ class StepReport:
         r = self.rates
         more = "" if r.right is None else f" Right: {r.right:.1%}"
         more += f" Given/image: {r.given:.3f}" if self.given else ""
-        more += f" In doubt: {r.doubtful:.3f}" if r.doubtful else ""
-        more += f" Held back: {r.held:.3f}" if r.held else ""
+        more += f" Ignored: {r.ignored:.3f}" if r.ignored else ""
+        more += f" Held back: {r.held_back:.3f}" if r.held_back else ""
         more += "".join(f" {name} {threshold_text(x)}" for name, x in self.thresholds.items()).replace("_prime", "'")
         more += "" if self.trust is None else f" trust {self.trust:.3f}"
         more += "" if self.connections is None else self._connections_text(self.connections)
@@ -63,7 +63,7 @@ class StepReport:
 
     def _connections_text(self, c: ConnectionRates) -> str:
         if c.rate is None:
-            if c.unasked:
+            if c.unscored:
                 return " False negatives: not known (all of the hardest are below --match-gate)"
             return "" if c.true is None else f" Hardest of one class: {c.true:.1%}"
         shares = {
@@ -72,8 +72,8 @@ class StepReport:
             "truly": c.true,
             "right": c.right,
             "missed": c.missed,
-            "ambiguous": c.doubtful,
-            "not scored": c.unasked or None,
+            "ambiguous": c.ambiguous,
+            "not scored": c.unscored or None,
         }
         details = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share is not None)
         return f" False negatives: {c.rate:.1%} ({details})"
@@ -88,8 +88,8 @@ class StepReport:
             "mined_text_text": r.text_text,
             "mined_right": r.right,
             "given_per_image": r.given if self.given else None,
-            "doubtful_per_image": r.doubtful,
-            "held_back_per_image": r.held,
+            "ignored_per_image": r.ignored,
+            "held_back_per_image": r.held_back,
             "positive_share": r.positive_share,
             "logit_scale": self.scale,
             "logit_bias": self.bias,

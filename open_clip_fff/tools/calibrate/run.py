@@ -114,7 +114,7 @@ def threshold_flags(config: MiningConfig) -> list[str]:
 def feature_flags(plan: Plan) -> list[str]:
     """The flags of the feature extractor and of the captions that mine."""
     flags = ["--mining-features", plan.features]
-    if plan.miner is not None and (plan.features != "precomputed" or "mining_model" in plan.typed):
+    if plan.miner is not None and (plan.features != "precomputed" or "mining_model" in plan.given):
         flags += model_flags(plan.miner)
     if plan.feature_sidecar is not None:
         flags += ["--feature-sidecar", plan.feature_sidecar]

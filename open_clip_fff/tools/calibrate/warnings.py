@@ -20,8 +20,8 @@ WHY_TIED = (
 )
 
 
-def warnings(typed: MiningConfig, proposal: Proposal, counts: MinedCounts, batch: int, per_image: float) -> list[str]:
-    """A sentence each; `typed` are mining's settings of the command line, `per_image` the rate there, `batch` N."""
+def warnings(given: MiningConfig, proposal: Proposal, counts: MinedCounts, batch: int, per_image: float) -> list[str]:
+    """A sentence each; `given` are mining's settings of the command line, `per_image` the rate there, `batch` N."""
     config = proposal.config
     lines = []
     target = per_image / per_pair_rate(counts.images, batch)
@@ -41,7 +41,7 @@ def warnings(typed: MiningConfig, proposal: Proposal, counts: MinedCounts, batch
     if config.p3 is not None and equal >= 0.01:
         lines.append(f"{equal:.2f} captions per image are mined by p3 for equal texts alone (S_tt of 1)")
     for clause, name in enumerate(NAMES):
-        if getattr(typed, name) is None or not proposal.tied(clause):
+        if getattr(given, name) is None or not proposal.tied(clause):
             continue
         if getattr(config, name) is None:
             more = f", {equal:.2f} per image" if clause == 2 else ""
@@ -62,9 +62,9 @@ def warnings(typed: MiningConfig, proposal: Proposal, counts: MinedCounts, batch
     mined = float(counts.per_image(counts.pairs[0, TOGETHER], batch))
     if abs(mined - per_image) > OFF_BY * per_image:
         lines.append(f"{mined:.2f} captions per image are mined, not {per_image:g}: pairs that tie stay together")
-    if typed.margin is not None:
-        lines.append(f"--mining-margin {typed.margin} is not taken into account: it reduces what is counted here")
-    for name, value in (("--mined-cap", typed.cap), ("--ignore-band", typed.band)):
+    if given.margin is not None:
+        lines.append(f"--mining-margin {given.margin} is not taken into account: it reduces what is counted here")
+    for name, value in (("--mined-cap", given.cap), ("--ignore-band", given.band)):
         if value:
             lines.append(f"{name} {number(value)} is not taken into account: it reduces what is counted here")
     return lines

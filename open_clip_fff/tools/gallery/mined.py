@@ -31,7 +31,7 @@ class MinedSample(NamedTuple):
     by_clause: tuple[int, ...]  # mined pairs for which each clause of Eq. 1 holds
     near: int  # pairs at most WINDOW below the thresholds
     cut: int  # pairs that pass the thresholds and exceed the cap
-    doubtful: int | None  # ignored pairs, in a band below the thresholds or cut; None without a band
+    ignored: int | None  # ignored pairs, in a band below the thresholds or cut; None without a band
     right: int | None  # mined pairs within a class; None if no class is known
     more: tuple[int, ...]  # for each of STEPS, how many pairs (before a cap) lower thresholds add
     fewer: tuple[int, ...]  # likewise, that higher thresholds remove
@@ -85,7 +85,7 @@ def mine_sample(
             parts.append(_mine_tile(found, config, thresholds, right))
     counts, per_row, histogram, mined, nearly = zip(*parts, strict=True)
     above, below = torch.cat(per_row).unbind(dim=1)
-    pairs, cut, doubtful, right, *others = torch.stack(counts).sum(dim=0).tolist()
+    pairs, cut, ignored, right, *others = torch.stack(counts).sum(dim=0).tolist()
     return MinedSample(
         thresholds=thresholds,
         pairs=pairs,
@@ -93,7 +93,7 @@ def mine_sample(
         by_clause=tuple(others[:3]),
         near=int(below.sum()),
         cut=cut,
-        doubtful=doubtful if config.band else None,
+        ignored=ignored if config.band else None,
         right=None if labels is None or bool((labels < 0).all()) else right,
         more=tuple(others[3 : 3 + len(STEPS)]),
         fewer=tuple(others[3 + len(STEPS) :]),
@@ -116,7 +116,7 @@ def _mine_tile(
     counted = [
         mined.pairs,
         passed & ~mined.pairs,
-        none if mined.doubtful is None else mined.doubtful,
+        none if mined.ignored is None else mined.ignored,
         none if right is None else mined.pairs & right[..., None],
         *(mined.pairs & clause for clause in mined.clauses),
         *(others & ~passed & (margin > -step) for step in STEPS),

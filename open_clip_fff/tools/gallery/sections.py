@@ -90,8 +90,8 @@ def _facts(mined: MinedSample, images: int, batch: int) -> list[str]:
     ]
     if mined.cut:
         facts.append(f"the cap leaves out {mined.cut:,} more")
-    if mined.doubtful is not None:
-        facts.append(f"{mined.doubtful:,} in the band below, or cut off, are ignored")
+    if mined.ignored is not None:
+        facts.append(f"{mined.ignored:,} in the band below, or cut off, are ignored")
     if mined.right is not None and mined.pairs:
         facts.append(f"{mined.right / mined.pairs:.1%} are of the image's class")
     return facts

@@ -23,7 +23,7 @@ BASE64 = re.compile(r"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD")  # how base64 
 IMAGE_OR_URL = re.compile(r"^https?://|\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
 
 
-def choose_columns(table: SourceTable, typed: ColumnNames, image: bool = True) -> tuple[ColumnNames, list[str]]:
+def choose_columns(table: SourceTable, given: ColumnNames, image: bool = True) -> tuple[ColumnNames, list[str]]:
     """The given columns of a table, and guesses for the image column (unless it is off) and captions if not given.
 
     Returns the exact names, and a line for each name that was given without its surrounding spaces.
@@ -40,15 +40,15 @@ def choose_columns(table: SourceTable, typed: ColumnNames, image: bool = True) -
         notes.extend(spaces_note(flag, name, found))
         return found
 
-    image_name = find("--image-key", typed.image) if image and typed.image else image_column(table)
-    captions = tuple(find("--caption-key", name) for name in typed.captions)
+    image_name = find("--image-key", given.image) if image and given.image else image_column(table)
+    captions = tuple(find("--caption-key", name) for name in given.captions)
     columns = ColumnNames(
         image=image_name if image else None,
         captions=tuple(dict.fromkeys(captions)) or table.captions or _guess_captions(table.columns),
-        keep=tuple(find("--keep-columns", name) for name in typed.keep),
-        url=find("--url-key", typed.url) if typed.url else None,
-        label=find("--class-key", typed.label) if typed.label else None,
-        only=(find("--only", typed.only[0]), typed.only[1]) if typed.only else None,
+        keep=tuple(find("--keep-columns", name) for name in given.keep),
+        url=find("--url-key", given.url) if given.url else None,
+        label=find("--class-key", given.label) if given.label else None,
+        only=(find("--only", given.only[0]), given.only[1]) if given.only else None,
     )
     if image and image_name is None:
         there = f"it has {column_names(table.columns)}{_no_image_hint(table)}"
@@ -92,14 +92,14 @@ def own_columns(names: Sequence[str], columns: Sequence[str]) -> list[str]:
     return [name if name in columns else name.partition(".")[0] for name in names]
 
 
-def columns_line(table: SourceTable, typed: ColumnNames, columns: ColumnNames) -> str:
+def columns_line(table: SourceTable, given: ColumnNames, columns: ColumnNames) -> str:
     """A line on the columns that are read, and which of them were guessed."""
     parts = [table.layout] if table.layout else []
     if columns.image:
         inside = "images in" if columns.image in table.inline else "images by"
-        guessed = "" if typed.image or table.image else " (guessed; --image-key names another)"
+        guessed = "" if given.image or table.image else " (guessed; --image-key names another)"
         parts.append(f"{inside} `{columns.image}`{guessed}")
-    guessed = "" if typed.captions or table.captions else " (guessed; --caption-key names others)"
+    guessed = "" if given.captions or table.captions else " (guessed; --caption-key names others)"
     captions = ", ".join(f"`{name}`" for name in columns.captions)
     parts.append(f"captions by {captions}{guessed}" if captions else "no column of captions (--caption-key names some)")
     return f"{table.name}: {', '.join(parts)}"

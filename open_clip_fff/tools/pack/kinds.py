@@ -92,7 +92,7 @@ def _has_images(file: str, folder: Path) -> bool:
 def check_flags(kind: SourceKind, settings: PackSettings) -> None:
     """Raises UsageError for the first flag that does not fit a kind of source."""
     columns = settings.columns
-    typed = {
+    given = {
         "--image-key": (columns.image, "table"),
         "--keep-columns": (columns.keep, "table"),
         "--class-key": (columns.label, "table"),
@@ -106,7 +106,7 @@ def check_flags(kind: SourceKind, settings: PackSettings) -> None:
         "--caption-key": (columns.captions, "table" if settings.captions is None else "shards"),
         "--url-key": (columns.url, "table" if settings.captions is None else "shards"),
     }
-    for flag, (value, kinds) in typed.items():
+    for flag, (value, kinds) in given.items():
         if value and kind.name not in kinds.split():
             fix = "; it names columns of --captions" if kind.name == "shards" and "key" in flag else ""
             raise UsageError(

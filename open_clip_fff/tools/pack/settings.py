@@ -12,11 +12,11 @@ LAYOUT = 2  # version of the lists in the output folder, and of the shards' cont
 GROUPS = (TABLE, FOLDER, SHARDS, IMAGES) = ("a table", "a folder of images", "shards", "images")  # of the help
 
 
-def parse_only(typed: str) -> tuple[str, tuple[str, ...]]:
+def parse_only(given: str) -> tuple[str, tuple[str, ...]]:
     """`COLUMN=A;B` as a column and values. Raises UsageError for anything else."""
-    column, _, values = typed.partition("=")
+    column, _, values = given.partition("=")
     if not column.strip() or not split_names(values):
-        raise UsageError(f"--only {typed}: write COLUMN=VALUE, or several values, COLUMN=A;B")
+        raise UsageError(f"--only {given}: write COLUMN=VALUE, or several values, COLUMN=A;B")
     return column, tuple(value.strip() for value in split_names(values))
 
 

@@ -57,11 +57,11 @@ def _check_images(shard: str) -> None:
 
 def _join(settings: PackSettings, kind: SourceKind) -> tuple[list[str], Callable[[Path, Share], Join | None]]:
     """Lines on --captions, and a function that opens them."""
-    path, typed = Path(settings.captions or ""), settings.columns
+    path, given = Path(settings.captions or ""), settings.columns
     if any((path / parquet_name(url)).exists() for url in kind.files):
         if settings.join != "key":
             raise UsageError(f"--join {settings.join}: {path} has a parquet per shard, which joins by key")
-        columns = typed.captions or ("captions",)
+        columns = given.captions or ("captions",)
         PerShard(path, columns).check(kind.files[0])
         line = f"{path}: a parquet per shard, captions by {', '.join(columns)}, joined by key"
         return [line], lambda lists, share: PerShard(path, columns)
@@ -72,10 +72,10 @@ def _join(settings: PackSettings, kind: SourceKind) -> tuple[list[str], Callable
             f"--captions {path}: is {found.name}; name a table, or a folder with STEM.parquet for each STEM.tar"
         )
     table = SourceTable(found.files, settings.separator)
-    by = (typed.url or "url") if settings.join == "url" else "key"
+    by = (given.url or "url") if settings.join == "url" else "key"
     flag = "--url-key" if settings.join == "url" else "--join key: the column"
     field, by = by, check_column(table, flag, by)
-    names, notes = choose_columns(table, typed, image=False)
+    names, notes = choose_columns(table, given, image=False)
     notes = list(dict.fromkeys([*notes, *spaces_note(flag, field, by)]))
     notes += [f"not used: {line}" for line in unused_columns(table, names, by)]
     if not names.captions:
@@ -92,4 +92,4 @@ def _join(settings: PackSettings, kind: SourceKind) -> tuple[list[str], Callable
         listed = make_list(lists / CAPTIONS, listing, share)
         return OneTable(listed, table.name, field if settings.join == "url" else None)
 
-    return [f"{columns_line(table, typed, names)}; joined by `{by}`", *notes], open_in
+    return [f"{columns_line(table, given, names)}; joined by `{by}`", *notes], open_in

@@ -17,7 +17,7 @@ class Head:
     about: str  # a sentence
     warnings: list[str] = field(default_factory=list)  # what to know before reading
     plan: list[tuple[str, str]] = field(default_factory=list)  # what the flags mean, by topic
-    command: str = ""  # as it was typed
+    command: str = ""  # as it was given
 
 
 def render(folder: Path, head: Head, **context: object) -> str:

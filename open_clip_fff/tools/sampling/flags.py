@@ -7,7 +7,7 @@ from pathlib import Path
 from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.hub.training_flags import is_typed, parse_with_training, training_plan
+from open_clip_fff.hub.training_flags import is_given, parse_with_training, training_plan
 
 SHARDS = 64  # read at most: a sample of thousands needs no more
 GALLERY_SHARDS = 8  # for a thousand images
@@ -40,5 +40,5 @@ def parse_sample(
     plan, others = training_plan(training, defaults, fixed or {}, ignored)
     args.training = parse_shard_flags(others)
     args.one_process_batch = args.training.batch_size * args.training.accum_freq
-    args.batch_typed = is_typed(others, "batch_size", "accum_freq")
+    args.batch_given = is_given(others, "batch_size", "accum_freq")
     return args, plan

@@ -36,14 +36,14 @@ class Share:
     local: int = 0  # the number among the processes of this machine
 
     @classmethod
-    def from_environment(cls, typed: str | None = None) -> "Share":
+    def from_environment(cls, given: str | None = None) -> "Share":
         """The share as given (`3/16`, from 0), or torchrun's or srun's, or everything.
 
         Raises:
             UsageError: if malformed, or given under torchrun.
         """
         by_torchrun = {"RANK", "WORLD_SIZE"} <= set(os.environ)
-        if typed is None:
+        if given is None:
             if by_torchrun:
                 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
                 with as_mistake(f"{', '.join(names)}: no numbers in the environment", ValueError):
@@ -53,10 +53,10 @@ class Share:
                 return cls(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"]))
             return cls()
         if by_torchrun:
-            raise UsageError(f"--share {typed}: torchrun shares out by itself; drop the flag or torchrun")
-        index, slash, count = typed.partition("/")
+            raise UsageError(f"--share {given}: torchrun shares out by itself; drop the flag or torchrun")
+        index, slash, count = given.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            raise UsageError(f"--share {typed}: write I/N, this process's number from 0 and that of all, such as 0/16")
+            raise UsageError(f"--share {given}: write I/N, this process's number from 0 and that of all, such as 0/16")
         return cls(int(index), int(count))
 
     @property
