@@ -10,7 +10,7 @@ from open_clip_fff import MiningConfig
 from open_clip_fff.config.mining import WATCH
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.sigmoid import FFFLoss
-from open_clip_fff.mining.clauses import Mined, candidates, mine
+from open_clip_fff.mining.clauses import Mined, assign, candidates, mine
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.guard import own_recall, score_limit
 from open_clip_fff.mining.mined_pairs import MinedPairs
@@ -257,6 +257,31 @@ def test_features_that_find_everything_alike_mine_nothing():
     miner = after_a_warm_up_of_one_step(-0.9, f)
     mined = pairs_of(miner, f)
     assert miner.blind(N * K) and not mined.pairs.any() and mined.held_back == mine(f, f, miner.config).pairs.sum()
+
+
+@pytest.mark.parametrize("mined_as", ["positive", "ignore"])
+def test_what_the_guard_leaves_out_stays_a_negative_beside_a_band(mined_as):
+    """And while nothing may be mined there is no band: collapsed features would have no negative to part them."""
+    f = features(0)
+    config = MiningConfig(0.3, None, None, None, cap=20, band=0.2, mined_as=mined_as, warmup=1, guarded=True)
+    free = mine(f, f, config)
+    own = assign(f.ids, f.ids, f.valid, Mined(torch.zeros_like(free.pairs), free.clauses))
+
+    def labels(reference: float, trust: float) -> tuple[torch.Tensor, Mined]:
+        """With so much mined at the warm-up's end, and so many own captions found."""
+        miner = Miner(config)
+        miner.step, miner.reference, miner.trust = 1, reference, torch.tensor(trust, dtype=torch.float64)
+        mined = pairs_of(miner, f)
+        return assign(f.ids, f.ids, f.valid, mined, mined_as), mined
+
+    wide, mined = labels(2.0, 1.0)
+    back = free.pairs & ~mined.pairs
+    assert mined.pairs.any() and back.any() and torch.equal(mined.ignored, free.ignored)
+    assert torch.equal(wide[back], own[back])
+    blind, waits, found_none = (0.51 * N * K, 1.0), (2.0, 0.0), (0.0, 1.0)
+    for reference, trust in (blind, waits, found_none):
+        assigned, mined = labels(reference, trust)
+        assert torch.equal(assigned, own) and mined.held_back == free.pairs.sum()
 
 
 def test_own_recall_by_definition():

@@ -36,15 +36,18 @@ def equal(a: object, b: object) -> bool:
 
 @pytest.mark.parametrize("features", ["ema", "online"])
 def test_the_trainee_mines_after_the_warm_up(trainer, features, capsys):
-    argv = [*FFF, "--mining-features", features, "--mining-warmup", "3", *RATE, "--epochs", "2"]
+    argv = [*FFF, *RATE, "--mining-features", features, "--mining-warmup", "3", "--ignore-band", "0.05"]
+    argv += ["--epochs", "2"]
     assert trainer(*argv, "--no-mining-guard", "--name", features) == 0
     assert "from step 3" in capsys.readouterr().out
     mined = rates(trainer.log(features))
     assert mined[:3] == [0.0] * 3 and all(rate > 0 for rate in mined[3:]) and len(mined) == 8
+    assert trainer.log(features).count(" Ignored: ") == 5  # the band begins with mining
     # a model that has learnt nothing yet is not believed
     assert trainer(*argv, "--name", "guarded") == 0
     assert "from step 3 on; guarded" in " ".join(capsys.readouterr().out.split())
     assert rates(trainer.log("guarded")) == [0.0] * 8 and trainer.log("guarded").count("Self-mining waits: only") == 1
+    assert " Ignored: " not in trainer.log("guarded") and trainer.log("guarded").count(" Held back: ") == 5
     assert len(re.findall(r" p1 0\.\d+ p2 .* p1' ", trainer.log(features))) == 8  # found in the warm-up, and shown
 
 

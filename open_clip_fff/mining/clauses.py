@@ -28,8 +28,8 @@ class Mined(NamedTuple):
 
     pairs: Tensor  # bool [B, N, K]
     clauses: Clauses  # Eq. 1's clauses over all pairs, before own captions, padding, cap and guard
-    ignored: Tensor | None = None  # bool [B, N, K], in the band, or cut by cap or guard; None without a band
-    held_back: Tensor | None = None  # number of pairs that the guard left out, int64 scalar; None without a guard
+    ignored: Tensor | None = None  # bool [B, N, K], in the band, or cut by the cap; None without a band
+    held_back: Tensor | None = None  # number of pairs that the guard made negatives, int64 scalar; None without a guard
 
     def restricted_to(self, kept: Tensor) -> "Mined":
         """Keeps only the pairs in `kept`, bool [B, N, K]; with a band, the others become ignored."""

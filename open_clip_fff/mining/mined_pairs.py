@@ -42,7 +42,7 @@ class MinedPairs(Assignment):
             self._capped = self._best(config.cap)
 
     def above(self, score: Tensor) -> "MinedPairs":
-        """The same, without mined pairs that score `score` or less."""
+        """The same, without mined pairs that score `score` or less; with infinity there is no band either."""
         fewer = copy(self)
         fewer._score_limit = score
         return fewer
@@ -74,9 +74,11 @@ class MinedPairs(Assignment):
         if self._capped is not None:
             mined = mined.restricted_to(positions_mask(self._capped[rows], columns.offset, *columns.valid.shape))
         if self._score_limit is not None:
-            before = mined.pairs
-            mined = mined.restricted_to(pairs.score > self._score_limit)
-            mined = mined._replace(held_back=(before & ~mined.pairs).sum())
+            # pairs held back stay negatives, as all are where nothing may be mined: ignoring them as well would leave
+            # collapsed features nothing that parts them
+            kept = mined.pairs & (pairs.score > self._score_limit)
+            ignored = None if mined.ignored is None else mined.ignored & (self._score_limit < torch.inf)
+            mined = mined._replace(pairs=kept, ignored=ignored, held_back=(mined.pairs & ~kept).sum())
         return pairs, mined
 
     def _best(self, cap: int) -> Tensor:

@@ -127,8 +127,8 @@ class Miner:
     def _guarded(self, pairs: MinedPairs, number: Tensor, trust: Tensor) -> MinedPairs:
         """The pairs that the guard accepts, of `number` in the global batch."""
         limit, features = self._limit(*pairs.shape[1:]), pairs.rows.text
-        lowest = features.new_full((), -torch.inf)
-        if number > limit:
+        lowest = features.new_full((), -torch.inf if limit else torch.inf)
+        if 0 < limit < number:
 
             def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
                 return ((found.score, mined.pairs) for _, _, found, mined in pairs.all_tiles())

@@ -159,7 +159,7 @@ def main(out: str) -> None:
         "banded": MiningConfig(0.45, 0.5, 0.6, 0.2, cap=3, band=0.15),
         "generated": MiningConfig(0.35, 0.4, 0.5, 0.1, raw=False),
         "by rate": MiningConfig(per_image=2.0),
-        "guarded": MiningConfig(0.2, 0.4, None, None, warmup=1, guarded=True),
+        "guarded": MiningConfig(0.2, 0.4, None, None, band=0.1, warmup=1, guarded=True),
         "ignored": MiningConfig(0.35, 0.4, 0.5, 0.1, text_text="max", mined_as="ignore"),
     }
     cases = [(loss, mining) for loss in losses for mining in minings]
