@@ -153,6 +153,28 @@ def test_equal_features_are_not_mined_by_rate():
     assert not pairs_of(Miner(MiningConfig(per_image=1.0)), f).pairs.any()
 
 
+@pytest.mark.parametrize("settings", [{}, {"cap": 4}, {"margin": 0.5}])
+@pytest.mark.parametrize("first", [0, 3])
+def test_steps_without_a_caption_to_mine_do_not_move_the_rate(first, settings):
+    """At the start and for long: a data set's shards without generated captions, under --no-mine-raw."""
+    miner, same = (Miner(MiningConfig(per_image=1.0, **settings)) for _ in range(2))
+    empty = features(99)
+    empty = empty._replace(valid=torch.zeros_like(empty.valid))
+    for seed in range(first):
+        pairs_of(miner, features(seed)), pairs_of(same, features(seed))
+        miner.after_step(), same.after_step()
+    for _ in range(200):
+        assert not pairs_of(miner, empty).pairs.any()
+        miner.after_step()
+    if not first:
+        assert all(x > 1 for x in miner.thresholds()[:3])  # off
+    for seed in range(first, first + 3):
+        f = features(seed)
+        assert torch.equal(pairs_of(miner, f).pairs, pairs_of(same, f).pairs)
+        miner.after_step(), same.after_step()
+    assert miner.thresholds() == same.thresholds()
+
+
 def test_a_step_seen_twice_counts_once():
     """Gradient accumulation makes the assignment several times; a step that is not done leaves no trace."""
     once, twice = Miner(MiningConfig(per_image=2.0)), Miner(MiningConfig(per_image=2.0))

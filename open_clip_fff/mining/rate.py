@@ -81,10 +81,10 @@ def first_bin_of_levels(above: Tensor, up_to: Tensor, share: Tensor | float) -> 
     """The lowest bin of cosines whose level is in the first `up_to` bins, with at most `share` of pairs in it or above.
 
     `above` are the shares [BINS] of pairs in a bin or above. Levels are compared by bin, as pairs are counted: the
-    level at which a bin begins may admit too many pairs.
+    level at which a bin begins may admit too many pairs. BINS where no pair is known, by which to tell the levels.
     """
     beyond = (level_number(above.float()) >= up_to) & (above > 0)
-    return (beyond | (above > share)).sum()
+    return torch.where(above[0] > 0, (beyond | (above > share)).sum(), BINS)
 
 
 class RateThresholds:
@@ -96,7 +96,8 @@ class RateThresholds:
     def __init__(self, config: MiningConfig, rank: int = 0, world_size: int = 1) -> None:
         assert config.per_image is not None
         self.config, self.per_image, self.rank, self.world_size = config, config.per_image, rank, world_size
-        self._kept: Counts | None = None
+        self._kept: Counts | None = None  # zeros until a step held a pair of other images
+        self._known = False  # whether one did, as far as the host has asked
         self._columns = self._resumed = 0  # N K of the last batch, and of those before a resume; 0 for none
 
     def sampled(self, size: int, images: int, captions: int) -> slice:
@@ -117,6 +118,9 @@ class RateThresholds:
 
         `one_pass` yields some rows (in training those of `sampled`) against all columns, in one or more parts.
         """
+        if self._kept is not None and not self._known:  # the host waits for the device, at most runs' second step alone
+            self._known = bool(self._kept.rows > 0)
+            self._kept = self._kept if self._known else None
         levels = _Levels(self.config.cap)
         cosines, rows = torch.tensor(0), 0
         for part in one_pass():
@@ -133,11 +137,13 @@ class RateThresholds:
         return seen, self._thresholds(seen if self._kept is None else self._kept)
 
     def keep(self, seen: Counts) -> None:
-        """Adds a step's counts to the older ones, which fade."""
+        """Adds a step's counts to the older ones, which fade; a step without a pair of other images changes nothing."""
+        some = seen.cosines[:OWN].any()
+        seen = Counts(*(new * some for new in seen))
         if self._kept is None:
-            self._kept = seen
+            self._kept, self._known = seen, False
         else:
-            fade = 1.0 - 1.0 / HORIZON
+            fade = 1.0 - some.double() / HORIZON
             self._kept = Counts(*(old * fade + new for old, new in zip(self._kept, seen, strict=True)))
 
     def thresholds(self) -> Thresholds | None:
