@@ -153,9 +153,8 @@ def test_mining_by_whom_and_whereby():
     def told(*argv: str) -> str:
         return words("--method", "fff", *argv)["mining"]
 
-    frozen = told(
-        "--p2", "0.99962", "--mined-as", "ignore", "--mined-cap", "1", "--no-mine-raw", "--ignore-band", "0.01"
-    )
+    generated = "--no-mine-raw", "--json-text-key", "a"
+    frozen = told("--p2", "0.99962", "--mined-as", "ignore", "--mined-cap", "1", "--ignore-band", "0.01", *generated)
     for clause in (
         "leave the loss where FFF's Eq. 1 holds (arXiv 2405.10286)",
         "a frozen model, ViT-L-14-quickgelu (openai), which sees the same crops",
@@ -254,6 +253,7 @@ def test_a_name_is_a_name_whatever_is_in_it():
     assert [line[:17].strip() for line in lines if line[2] != " "][:3] == ["method", "loss", "captions"]
 
 
+AVERAGED = ["--json-text-key", "c", "--ema-decay", "0.9"]
 MORE = ["--mining-model", "a folder", "--zeroshot-data", "sets", "--zeroshot-sets", "x;y", "--group-share", "1"]
 
 
@@ -261,7 +261,7 @@ MORE = ["--mining-model", "a folder", "--zeroshot-data", "sets", "--zeroshot-set
     "argv",
     [
         ["--method", "fff", "--mining-model", "123", "--mining-pretrained", "'x'", "--p2", "off", "--p1", "1e-05"],
-        ["--method", "fff", "--logit-bias-init", "-7", "--caption-words", "3:", "--no-mine-raw", "--ema-decay", "0.9"],
+        ["--method", "fff", "--logit-bias-init", "-7", "--caption-words", "3:", "--no-mine-raw", *AVERAGED],
         ["--loss", "hinge", "--plugin", "a", "--plugin", "b", "--text-key", "", "--json-text-key", "re:(?:a|b) c;d"],
         ["--method", "mafa", "--discriminator", "blip:x", "--match-gate", "0", "--mining-features", "frozen", *MORE],
     ],

@@ -52,7 +52,8 @@ def test_a_methods_weights_do_not_go_to_another_model():
 def test_every_mining_flag_lands():
     argv = ["--loss", "softmax", "--mining-features", "frozen", "--mining-model", "m", "--mining-pretrained", "t"]
     argv += ["--p1", "0.1", "--p2", "0.2", "--p3", "0.3", "--p1-prime", "0.05", "--text-text", "max"]
-    argv += ["--mined-cap", "4", "--mined-as", "ignore", "--ignore-band", "0.07", "--no-mine-raw"]
+    argv += ["--mined-cap", "4", "--mined-as", "ignore", "--ignore-band", "0.07"]
+    argv += ["--json-text-key", "a", "--no-mine-raw"]
     argv += ["--mining-warmup", "9", "--mining-guard", "--mining-margin", "95%"]
     mined = plan(*argv)
     assert mined.miner == FrozenSource("m", "t") and mined.features == "frozen"
@@ -98,6 +99,7 @@ def test_what_follows_from_the_source_of_the_features():
         (["--mining-margin", "3"], "mining margin is 3: a number from -2 to 2, a percentage"),
         (["--mining-features", "text", "--mining-model", "m", "--mining-margin", "95%"], "--mining-margin: a sentence"),
         (["--mining-warmup", "-1"], "it is 0 or more"),
+        (["--no-mine-raw"], "--no-mine-raw: all captions are raw, from --text-key or --csv-caption-key"),
         (["--loss", "softmax", "--loss-impl", "triton"], "--loss-impl triton: the kernel is that of --loss fff"),
         (["--loss-impl", "triton", "--mined-weight", "2"], "gives every pair the same weight: use 'tiled'"),
         (["--mining-features", "off", "--mined-weight", "0.5"], "--mined-weight 0.5: no mined pair becomes a positive"),

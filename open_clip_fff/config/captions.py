@@ -88,7 +88,7 @@ class CaptionSettings(Settings):
         "split_sentences",
         False,
         "cut captions from json and sidecar into sentences, a caption each",
-        when=lambda s: bool(s.json_keys) or s.sidecar is not None,
+        when=lambda s: s.has_generated,
     )
     words: tuple[int, int | None] = setting(
         "caption_words",
@@ -191,6 +191,11 @@ class CaptionSettings(Settings):
         """The CSV columns to read as text, without duplicates; here the text keys are column names."""
         keys = (*self.text_keys, self.class_key, self.positive_key)
         return tuple(dict.fromkeys(key for key in keys if key is not None))
+
+    @property
+    def has_generated(self) -> bool:
+        """Whether a source of generated captions is named; those from text keys are raw."""
+        return bool(self.json_keys) or self.sidecar is not None
 
     @property
     def gives_positives(self) -> bool:

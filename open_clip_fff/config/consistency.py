@@ -139,6 +139,11 @@ def _check_features(plan: Plan, config: MiningConfig) -> None:
     if features in SELF_FEATURES:
         for name in sorted(MODEL & given):
             raise UsageError(f"{as_flag(name)}: with --mining-features {features} the trained model mines; drop one")
+    if not config.raw and not plan.captions.has_generated:
+        raise UsageError(
+            "--no-mine-raw: all captions are raw, from --text-key or --csv-caption-key, and none could be mined; drop "
+            "it, or name generated ones by --json-text-key or --caption-sidecar"
+        )
     if config.guarded and not config.warmup:
         raise UsageError("--mining-guard goes by what is mined at the warm-up's end: add --mining-warmup STEPS")
     if plan.text_only:
