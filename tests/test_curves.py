@@ -6,6 +6,7 @@ import pytest
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.compare.curves import read_curves
+from tests.test_midway import in_step, told
 
 STOCK = """\
 2026-11-23,23:59:30 |  node7 | INFO | Running with a single process. Device cpu.
@@ -57,6 +58,34 @@ def test_of_a_resumed_run_the_last_counts(run):
     assert list(curves.epochs["minutes"] * 60) == [80] and list(curves.epochs["x"]) == [0.2]
 
 
+MIDDLE = """\
+2026-11-24,00:30:00 |  node7 | INFO | Start epoch {0}
+2026-11-24,00:30:00 |  node7 | INFO | Going on in epoch {0} after step 40 of 64: its first 3,840 samples were trained, \
+and are passed over undecoded.
+"""
+LAST = """\
+2026-11-24,00:30:20 |  node7 | INFO | Train Epoch: {0} [3936/6144 (64%)] Data (t): 0.6 Logit Scale: 15.0 Loss: 4 (4)
+2026-11-24,00:30:40 |  node7 | INFO | Train Epoch: {0} [6144/6144 (100%)] Data (t): 0.6 Logit Scale: 15.0 Loss: 4 (4)
+"""
+
+
+@pytest.mark.parametrize("starts", [1, 2])  # that one went on, which may have ended before its first step
+def test_what_was_trained_before_the_middle_of_an_epoch_counts(run, starts):
+    first = SECOND.format("14.0", 50).replace("[6144/6144 (100%)]", "[3840/6144 (62%)]")
+    beyond = first.splitlines(keepends=True)[-1].replace("3840", "4800").replace("00:09:50", "00:09:59")
+    curves = read_curves(run(STOCK + first + beyond + starts * MIDDLE.format(1) + LAST.format(1), result(2, x=0.2)))
+    assert list(curves.steps["step"]) == [1, 64, 65, 104, 105, 128]
+    assert list(curves.steps["minutes"] * 60) == pytest.approx([10, 60, 65, 110, 130, 150])
+    assert list(curves.epochs["step"]) == [128] and curves.finished == 2
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_without_the_log_before_the_middle_of_an_epoch_there_is_no_time(run, epoch):
+    curves = read_curves(run(MIDDLE.format(epoch) + LAST.format(epoch), result(epoch + 1, x=0.2)))
+    assert list(curves.steps["step"]) == [64 * epoch + 41, 64 * epoch + 64] and curves.steps["minutes"].isna().all()
+    assert list(curves.epochs["x"]) == [0.2]
+
+
 def test_a_log_that_is_cut_off_gives_what_it_has(run):
     log = (STOCK + SECOND.format("14.0", 30)).splitlines()
     folder = run("\n".join(log[:-1]) + "\n" + log[-1][:60], result(1, x=0.1), result(2, x=0.2))
@@ -103,3 +132,13 @@ def test_a_run_of_ours(trainer, teacher):
     assert curves.steps[["scale", "bias", "mined"]].notna().all().all() and curves.steps["mined"].max() > 0
     assert list(curves.epochs["step"]) == [4, 8]
     assert {"all_captions_image_to_text_R@5", "image_to_text_R@5"} <= set(curves.epochs)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_in_an_epoch(trainer):
+    argv = ["--method", "clip", "--batch-size", "8", "--name", "stopped"]
+    with in_step(5, told()):
+        assert trainer(*argv) == 143
+    assert trainer(*argv, "--resume", "latest") == 0
+    curves = read_curves(trainer.run("stopped"))
+    assert list(curves.steps["step"]) == list(range(1, 9)) and curves.steps["minutes"].is_monotonic_increasing

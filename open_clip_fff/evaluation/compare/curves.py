@@ -8,7 +8,10 @@ OpenCLIP's runs and ours alike:
     checkpoints/results.jsonl      OpenCLIP's evaluation, a line per epoch
     checkpoints/fff_results.jsonl  ours
 
-If a resumed run repeats an epoch, the last one counts, in log and results.
+If a resumed run repeats an epoch, the last one counts, in log and results. Where it goes on in the middle of an epoch,
+the log says so behind `Start epoch`, and the lines up to there count, too:
+
+    out.log                        … Going on in epoch 3 after step 150 of 256: its first 3,600 samples were trained, …
 """
 
 import json
@@ -22,7 +25,9 @@ import pandas as pd
 
 from open_clip_fff.errors import UsageError, as_mistake
 
-STAMP = re.compile(r"(\d{4}-\d\d-\d\d,\d\d:\d\d:\d\d) \|.*\| (Start epoch|Train Epoch:|FFF Epoch:) (\d+)(.*)")
+KINDS = "Start epoch|Going on in epoch|Train Epoch:|FFF Epoch:"
+STAMP = re.compile(rf"(\d{{4}}-\d\d-\d\d,\d\d:\d\d:\d\d) \|.*\| ({KINDS}) (\d+)(.*)")
+TRAINED = re.compile(r" after step ([\d,]+) of [\d,]+: its first ([\d,]+) samples")
 RESULTS = ("results.jsonl", "fff_results.jsonl")
 SEEN = re.compile(r" \[\s*(\d+)/\d+ \((\d+)%\)\]")
 NUMBERS = {
@@ -70,27 +75,36 @@ def read_curves(run: Path, epochs: int | None = None) -> RunCurves:
 
 @dataclass
 class _EpochLog:
-    """The log of one epoch; its lines are dicts with `time`, images `seen`, `percent` and NUMBERS."""
+    """The log of one epoch; its lines are dicts with `minutes`, images `seen`, `percent` and NUMBERS."""
 
     number: int
     start: datetime
+    before: float = 0.0  # minutes of it before this start; NaN where the log lacks them
+    batch: int | None = None  # images per step, where it goes on in its middle
     lines: list[dict] = field(default_factory=list)
 
 
 def _read_log(path: Path) -> list[_EpochLog]:
     epochs: dict[int, _EpochLog] = {}
+    dropped: dict[int, list[dict]] = {}
     with path.open(encoding="utf-8", errors="replace") as file:
         for match in filter(None, map(STAMP.match, file)):
             time, kind, number = datetime.strptime(match[1], "%Y-%m-%d,%H:%M:%S"), match[2], int(match[3])
             if kind == "Start epoch":
-                # a resumed run repeats this epoch: drop it and later ones
+                # a resumed run repeats this epoch, or its rest: drop it and later ones
+                dropped |= {each: epoch.lines for each, epoch in epochs.items() if epoch.lines}
                 epochs = {each: epoch for each, epoch in epochs.items() if each < number}
                 epochs[number] = _EpochLog(number, time)
                 continue
-            lines = epochs.setdefault(number, _EpochLog(number, time)).lines
+            lines = (epoch := epochs.setdefault(number, _EpochLog(number, time))).lines
+            if trained := TRAINED.match(match[4]):
+                step, count = (int(each.replace(",", "")) for each in trained.groups())
+                lines += [line for line in dropped.get(number, []) if line["seen"] <= count]
+                epoch.before, epoch.batch = lines[-1]["minutes"] if lines else float("nan"), count // step
             found = {name: float(hit[1]) for name, each in NUMBERS.items() if (hit := each.search(match[4]))}
             if seen := SEEN.match(match[4]):
-                lines.append({"time": time, "seen": int(seen[1]), "percent": int(seen[2]), **found})
+                minutes = epoch.before + max((time - epoch.start).total_seconds() / 60, 0.0)
+                lines.append({"minutes": minutes, "seen": int(seen[1]), "percent": int(seen[2]), **found})
             elif lines:  # our log line follows OpenCLIP's
                 lines[-1] |= found
     return [epochs[number] for number in sorted(epochs)]
@@ -99,7 +113,8 @@ def _read_log(path: Path) -> list[_EpochLog]:
 def _clock(epochs: list[_EpochLog]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Log lines, and the ends of epochs, with steps and minutes."""
     rows, ends, minutes = [], [], 0.0
-    batch = min(epoch.lines[0]["seen"] for epoch in epochs)  # the first line of an epoch comes after one step
+    # the first line of an epoch comes after one step
+    batch = min(epoch.batch or epoch.lines[0]["seen"] for epoch in epochs)
     length = max(line["seen"] for epoch in epochs for line in epoch.lines) // batch
     if epochs[0].number > 0:
         minutes = float("nan")  # the log begins after the start of the run
@@ -107,10 +122,9 @@ def _clock(epochs: list[_EpochLog]) -> tuple[pd.DataFrame, pd.DataFrame]:
         ends.append({"epoch": 0, "step": 0, "minutes": 0.0})
     for epoch in epochs:
         for line in epoch.lines:
-            passed = max((line["time"] - epoch.start).total_seconds() / 60, 0.0)
             numbers = {name: line[name] for name in NUMBERS if name in line}
             step = epoch.number * length + line["seen"] // batch
-            rows.append({"step": step, "minutes": minutes + passed, **numbers})
+            rows.append({"step": step, "minutes": minutes + line["minutes"], **numbers})
         minutes = rows[-1]["minutes"]
         if epoch.lines[-1]["percent"] == 100:
             ends.append({"epoch": epoch.number + 1, "step": rows[-1]["step"], "minutes": minutes})

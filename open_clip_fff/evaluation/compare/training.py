@@ -48,9 +48,9 @@ def read_training(rows: Sequence[ModelRow]) -> TrainingCurves:
     without = [label for label, seeds in curves.items() if not any(len(each.epochs) for each in seeds)]
     if scored and without:
         notes.append(f"No evaluation during training: {', '.join(without)}.")
-    timeless = [label for label, seeds in curves.items() if any(each.steps["minutes"].isna().all() for each in seeds)]
+    timeless = [label for label, seeds in curves.items() if any(each.steps["minutes"].isna().any() for each in seeds)]
     if timeless:
-        notes.append(f"No time axis for {', '.join(timeless)}: the log begins after the start of the run.")
+        notes.append(f"No time axis for {', '.join(timeless)}: the log lacks a part of the run.")
     measures, more = _measures(scored)
     return TrainingCurves(curves, measures, (*dict.fromkeys(notes), *more))
 
