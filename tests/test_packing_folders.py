@@ -59,7 +59,7 @@ def test_captions_in_files_that_are_named_otherwise(pack, tmp_path):
         (folder / f"c{suffix}").write_text(f"c of {suffix}\nall over")
     (folder / "nobody.txt").write_text("x")
     (folder / "LICENSE").write_text("x")
-    (folder / "d.TXT").write_text("another case is another file")
+    (folder / "d.Txt").write_text("of neither case")
     done = pack(folder, "--out", tmp_path / "out")
     a, b, c, d = samples(tmp_path / "out" / "00000.tar")
     assert a["txt"] == b"kohya a" and "json" not in a
@@ -67,7 +67,35 @@ def test_captions_in_files_that_are_named_otherwise(pack, tmp_path):
     assert c["txt"] == b"c of .txt"
     assert c["json"] == {"captions": ["all over", "c of .jpg.txt", "c of .caption", "c of .jpg.caption"]}
     assert not {"txt", "json"} & set(d)
-    assert "not used: 2 .txt (d.TXT, nobody.txt), 1 without a suffix (LICENSE)" in done.out
+    assert "not used: 2 .txt (d.Txt, nobody.txt), 1 without a suffix (LICENSE)" in done.out
+
+
+def test_names_in_capitals(pack, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, name in enumerate(["IMG_0.JPG", "IMG_1.JPG", "IMG_2.Jpg", "IMG_3.jpg"]):
+        (folder / name).write_bytes(jpeg(30 + number, 30))
+    (folder / "IMG_0.TXT").write_text("zero")
+    (folder / "IMG_0.JSON").write_text('{"captions": ["nought"]}')
+    (folder / "IMG_1.JPG.TXT").write_text("one")
+    (folder / "IMG_2.CAPTION").write_text("two")
+    (folder / "IMG_3.txt").write_text("three")
+    (folder / "IMG_3.TXT").write_text("drei")
+    done = pack(folder, "--out", tmp_path / "out")
+    found = samples(tmp_path / "out" / "00000.tar")
+    assert [sample["txt"] for sample in found] == [b"zero", b"one", b"two", b"three"]
+    assert found[0]["json"] == {"captions": ["nought"]} and found[3]["json"] == {"captions": ["drei"]}
+    assert "not used" not in done.out
+
+
+def test_a_disk_that_finds_names_in_either_case_has_each_file_once(pack, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "0.jpg").write_bytes(jpeg(30, 30))
+    (folder / "0.TXT").write_text("once")
+    (folder / "0.txt").hardlink_to(folder / "0.TXT")
+    pack(folder, "--out", tmp_path / "out")
+    assert "json" not in samples(tmp_path / "out" / "00000.tar")[0]
 
 
 def test_a_folder_without_pictures_says_what_it_holds(refused, tmp_path):

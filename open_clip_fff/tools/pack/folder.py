@@ -118,9 +118,8 @@ def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -
 
 def _beside(image: Path, suffixes: Sequence[str]) -> Iterator[bytes]:
     for path in files_beside(str(image), suffixes):
-        if os.path.exists(path):
-            with open(path, "rb") as file:
-                yield file.read()
+        with open(path, "rb") as file:
+            yield file.read()
 
 
 def metadata_files(folder: Path) -> tuple[str, ...]:

@@ -75,7 +75,8 @@ def images_below(
 
     Raises UsageError if a folder cannot be read.
     """
-    owned, paths = (*CAPTION_SUFFIXES, FIELDS_SUFFIX) if beside else (), frozenset(map(Path, known))
+    owned = in_both_cases((*CAPTION_SUFFIXES, FIELDS_SUFFIX)) if beside else []
+    paths = frozenset(map(Path, known))
 
     def below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
         here = _inode(folder)
@@ -103,15 +104,22 @@ def has_images(folder: Path) -> bool:
 
 
 def files_beside(image: str, suffixes: Iterable[str]) -> list[str]:
-    """Paths of files that may belong to an image: `NAME.txt` and `NAME.jpg.txt`, for each suffix."""
+    """Paths of the files that belong to an image: `NAME.txt` and `NAME.jpg.txt`, for each suffix, also in capitals."""
     stem = os.path.splitext(image)[0]
-    return [f"{name}{suffix}" for suffix in suffixes for name in (stem, image)]
+    paths = (f"{name}{suffix}" for suffix in in_both_cases(suffixes) for name in (stem, image))
+    # once each: many disks find a file by its name in either case
+    return list({_inode(Path(path)): path for path in paths if os.path.exists(path)}.values())
 
 
-def _inode(folder: Path) -> tuple[int, int]:
-    """A folder's device and inode. Raises UsageError if it cannot be read."""
-    with as_mistake(f"{folder} cannot be read", OSError):
-        here = folder.stat()
+def in_both_cases(suffixes: Iterable[str]) -> list[str]:
+    """Each suffix as it is, and in capitals."""
+    return [each for suffix in suffixes for each in (suffix, suffix.upper())]
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    """Device and inode of a folder or file. Raises UsageError if it cannot be read."""
+    with as_mistake(f"{path} cannot be read", OSError):
+        here = path.stat()
         return here.st_dev, here.st_ino
 
 

@@ -27,7 +27,7 @@ from open_clip_fff.tools.pack.columns import (
     unused_columns,
 )
 from open_clip_fff.tools.pack.folder import FILE_NAME, NamedImages, joined_path
-from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES, unused_in
+from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES, in_both_cases, unused_in
 from open_clip_fff.tools.pack.items import Item, SkipSample, members_of
 from open_clip_fff.tools.pack.kinds import REMOTE, TRIED, SourceKind
 from open_clip_fff.tools.pack.row_list import ROWS, Listing, Repeats, make_list
@@ -120,8 +120,8 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
             fix = "write / for \\ in the paths" + " and no drive" * (":" in paths[0])
         elif all(re.search(r"#\d+$", path) for path in paths):
             fix = "drop the # and the number after it"
-        elif found := next((x for x in sorted(IMAGE_SUFFIXES) if os.path.exists(f"{root / paths[0].strip()}{x}")), ""):
-            fix = f"write {found} after the names"
+        elif found := [x for x in in_both_cases(IMAGE_SUFFIXES) if os.path.exists(f"{root / paths[0].strip()}{x}")]:
+            fix = f"write {max(found)} after the names"
         raise UsageError(
             f"--image-root: none of the first {plural(len(paths), 'images')} of {table.name} is there, such as "
             f"{root / paths[0].strip()}; {fix}"
