@@ -295,3 +295,16 @@ def test_any_model_under_any_prefix_is_left_as_it_was(tiny_name):
     assert (np.random.get_state()[1].tolist(), random.getstate()) == generators[1:]
     assert (values["ema_num_images"], values["ema_num_captions"]) == (6, 14)
     assert values["ema_all_captions_image_to_text_R@1"] < 1 and all(name.startswith("ema_") for name in values)
+
+
+def test_data_that_no_epoch_scores_are_told(trainer, shards, tmp_path, capsys):
+    for colour in ("red", "blue"):
+        (tmp_path / "imagenet" / colour).mkdir(parents=True)
+        (tmp_path / "imagenet" / colour / "0.png").write_bytes(colour_image(colour, 0))
+    val = ["--val-data", str(shards / "00.tar"), "--val-num-samples", "16", "--val-frequency", "0"]
+    val += ["--imagenet-val", str(tmp_path / "imagenet"), "--zeroshot-frequency", "0"]
+    for name, data in {"trained": None, "evaluated": []}.items():
+        assert trainer("--method", "clip", *val, "--name", name, data=data) == 0
+        told = capsys.readouterr().out
+        assert told.count("warning: --val-data does nothing without a --val-frequency above 0\n") == 1
+        assert told.count("warning: --imagenet-val does nothing without a --zeroshot-frequency above 0\n") == 1

@@ -2,8 +2,9 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from open_clip.factory import parse_model_name
 
@@ -18,10 +19,17 @@ _BY_TIMM = ("ratio", "re_prob", "re_count")  # items of --aug-cfg
 
 def idle_flag_notes(args: argparse.Namespace) -> list[str]:
     """A warning for each flag given without the flag it needs. No errors, since runs share command lines."""
+    zero_shot = args.zeroshot_frequency, "a --zeroshot-frequency above 0"
+    scored = {
+        "--val-data": (args.val_data, args.val_frequency, "a --val-frequency above 0"),
+        "--imagenet-val": (args.imagenet_val, *zero_shot),
+        "--imagenet-v2": (args.imagenet_v2, *zero_shot),
+    }
     if not trains(args):
-        return []
+        return _idle(scored)
     cooldown, timm = args.lr_scheduler == "const-cooldown", args.opt.lower().startswith("timm/")
     flags = {
+        **scored,
         "--lock-image-unlocked-groups": (args.lock_image_unlocked_groups, args.lock_image, "--lock-image"),
         "--lock-image-freeze-bn-stats": (args.lock_image_freeze_bn_stats, args.lock_image, "--lock-image"),
         "--lock-text-unlocked-layers": (args.lock_text_unlocked_layers, args.lock_text, "--lock-text"),
@@ -31,14 +39,19 @@ def idle_flag_notes(args: argparse.Namespace) -> list[str]:
         "--momentum": (args.momentum is not None, timm, "an optimizer of timm's, as --opt timm/sgd"),
         **{f"--aug-cfg {item}": (True, False, needs) for item, needs in _unused_items(args.aug_cfg or {}).items()},
     }
-    idle = [(flag, needs) for flag, (given, on, needs) in flags.items() if given and not on]
     notes = ["warning: --lr 0 trains nothing"] if args.lr == 0 else []
     if args.batch_size * args.accum_freq * args.world_size == 1:
         alone = "in a global batch of one image it meets no caption of another, so a contrastive loss has no negatives"
         notes.append(f"warning: --batch-size 1: {alone}; raise it")
     if args.pretrained and parse_model_name(args.model)[0] is not None:
         notes.append(f"warning: --pretrained {args.pretrained} is not read: --model {args.model} has its own weights")
-    return notes + [f"warning: {flag} does nothing without {needs}" for flag, needs in idle]
+    return notes + _idle(flags)
+
+
+def _idle(flags: Mapping[str, tuple[Any, Any, str]]) -> list[str]:
+    """A warning for each of `flags` whose first value is there and whose second one is not, with what it needs."""
+    idle = [(flag, needs) for flag, (given, on, needs) in flags.items() if given and not on]
+    return [f"warning: {flag} does nothing without {needs}" for flag, needs in idle]
 
 
 def imagenet_notes(args: argparse.Namespace) -> list[str]:
