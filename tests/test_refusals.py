@@ -25,7 +25,7 @@ FLAGS = [
     ("--train-data-upsampling-factors 2::1", "--dataset-resampled"),
     ("--train-data-upsampling-factors 2::1 --dataset-resampled", "as many numbers as --train-data has parts"),
     ("--train-data-upsampling-factors x --dataset-resampled", "could not convert"),
-    ("--train-data-upsampling-factors 0 --dataset-resampled", "not all 0"),
+    *((f"--train-data-upsampling-factors {x} --dataset-resampled", "finite numbers") for x in ("0", "inf", "1e999")),
     ("--pretrained laion2b_e16", "which has none"),
     ("--pretrained /etc", "is a folder; of a run name a checkpoint"),
     ("--resume /etc", "is a folder; of a run name a checkpoint"),

@@ -1,6 +1,7 @@
 """Refuses values of OpenCLIP's own flags on which it would fail with a traceback, after everything is built."""
 
 import argparse
+import math
 
 import timm.optim
 import torch
@@ -52,8 +53,8 @@ def _check_upsampling(args: argparse.Namespace) -> None:
         _, found = expand_urls(args.train_data, weights)
     except (AssertionError, ValueError) as error:
         raise UsageError(f"{flag}: {reason(error)}; as many numbers as --train-data has parts, as 2::1") from error
-    if min(found) < 0 or not sum(found) > 0:
-        raise UsageError(f"{flag}: numbers that are 0 or more, and not all 0")
+    if min(found) < 0 or not 0 < sum(found) < math.inf:
+        raise UsageError(f"{flag}: finite numbers that are 0 or more, and not all 0")
 
 
 def _check_optimizer(args: argparse.Namespace) -> None:
