@@ -98,6 +98,19 @@ def test_a_disk_that_finds_names_in_either_case_has_each_file_once(pack, tmp_pat
     assert "json" not in samples(tmp_path / "out" / "00000.tar")[0]
 
 
+def test_a_jfif_is_a_jpeg(pack, tmp_path):
+    """As Chrome on Windows saves one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "0.jfif").write_bytes(jpeg(30, 30))
+    (folder / "0.txt").write_text("a cat")
+    done = pack(folder, "--out", tmp_path / "out")
+    (found,) = samples(tmp_path / "out" / "00000.tar")
+    assert found["jpg"] == jpeg(30, 30) and found["txt"] == b"a cat" and "not used" not in done.out
+    (tmp_path / "t.json").write_text('{"in/0.jfif": "a cat", "in/1.jfif": "a dog"}')
+    assert "rows by name" in pack(tmp_path / "t.json", "--out", tmp_path / "table", "--dry-run").out
+
+
 def test_a_folder_without_pictures_says_what_it_holds(refused, tmp_path):
     (tmp_path / "in" / "0").mkdir(parents=True)
     for number in range(3):

@@ -20,7 +20,7 @@ INLINE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "picture
 URL = re.compile(r"https?://")
 IN_BASE64 = " has images in base64: write them as files, or as bytes into a parquet"
 BASE64 = re.compile(r"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD")  # how base64 of images begins
-IMAGE_OR_URL = re.compile(r"^https?://|\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
+IMAGE_OR_URL = re.compile(r"^https?://|\.(jpe?g|jfif|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
 
 
 def choose_columns(table: SourceTable, given: ColumnNames, image: bool = True) -> tuple[ColumnNames, list[str]]:

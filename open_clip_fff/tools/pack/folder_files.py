@@ -8,7 +8,7 @@ from pathlib import Path
 from open_clip_fff.errors import as_mistake, printable
 from open_clip_fff.plural import plural
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 CAPTION_SUFFIXES = (".txt", ".caption")  # of files beside an image, with a caption a line
 FIELDS_SUFFIX = ".json"
 SHOWN = 2  # names of each kind
