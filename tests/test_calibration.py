@@ -1,6 +1,7 @@
 """Thresholds from data: quantiles that mine what was asked, and the sample they come from."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -15,7 +16,7 @@ from open_clip_fff.config.mining import FrozenSource, MiningConfig
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.models.frozen import load_frozen
-from open_clip_fff.tools.calibrate.run import model_flags, threshold_flags
+from open_clip_fff.tools.calibrate.run import feature_flags, model_flags, threshold_flags
 from open_clip_fff.tools.calibrate.table import false_negatives
 from tests.conftest import colour_sample, write_tar
 from tests.quantiles import quantile_thresholds
@@ -44,6 +45,11 @@ def test_flags_say_what_was_meant():
     plan = make_plan(flag_parser().parse_args(["--loss", "fff", "--mining-features", "frozen", *flags]))
     assert plan.miner == source and plan.mining == MiningConfig(0.31234, None, 0.5, -0.25)
     assert "--mining-pretrained" not in model_flags(FrozenSource("folder"))
+    parse = lambda *argv: make_plan(flag_parser().parse_args(["--loss", "fff", *argv]))  # noqa: E731
+    by_max = parse("--mining-features", "frozen", "--mining-model", "m", "--text-text", "max")
+    for config in (by_max.mining, replace(by_max.mining, p3=None, p1_prime=None)):  # p3 may be proposed off
+        given = parse(*feature_flags(by_max, config), *threshold_flags(config)).mining
+        assert given == (config if config.p3 is not None else replace(config, text_text="pooled"))
 
 
 def test_the_sample_is_what_the_model_sees(shards, teacher, tiny_name):

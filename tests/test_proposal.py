@@ -162,7 +162,8 @@ def test_all_clauses_together_mine_what_was_asked(wanted, monkeypatch):
         assert all(counts[clause] < counts[3] for clause in on)
         alone = quantile_thresholds(f, BATCH, RATE)
         assert all(getattr(config, BARS[clause]) > getattr(alone, BARS[clause]) for clause in on)
-    if wanted.p1_prime is not None:
+    assert (config.p1_prime is None) == (None in (wanted.p1_prime, wanted.p3))
+    if config.p1_prime is not None:
         quartile = np.quantile(similarities(f, f, "pooled").image_text[np.arange(120), np.arange(120)][f.valid], 0.25)
         expected = quartile if config.p1 is None else min(quartile, config.p1)
         assert config.p1_prime == pytest.approx(expected, abs=0.01)
@@ -280,6 +281,7 @@ def test_equal_captions_tie():
     f.text[:40] = f.text[0]
     wanted = MiningConfig(0.1, 0.1, 0.1, None)
     proposal, counted, _, _ = proposed(f, wanted)
+    assert proposed(f, MiningConfig(0.1, 0.1, 0.1, 0.1))[0].config == proposal.config  # nothing is left for p1' to do
     assert proposal.config.p3 is None and counted.equal == 40 * 39 * 2
     assert counted.pairs[0, TOGETHER] * per_pair_rate(120, BATCH) == pytest.approx(RATE, rel=0.1)
     per_image = 40 * 39 * 2 * per_pair_rate(120, BATCH)

@@ -165,6 +165,25 @@ def test_every_flag_is_in_one_group_of_the_help_and_the_page_of_flags_is_not_sta
         (["--zeroshot-sets", "a"], "--zeroshot-sets does nothing without --zeroshot-data DIR"),
         (["--raw-weight", "2"], "--raw-weight does nothing without --caption-policy sample"),
         (["--sidecar-text-key", "a"], "--sidecar-text-key does nothing without --caption-sidecar DIR"),
+        (["--split-sentences"], "--split-sentences does nothing without --json-text-key FIELD or --caption-"),
+        (["--p3", "off", "--p1-prime", "0.2"], "--p1-prime does nothing without --p3 COS"),
+        (["--p3", "off", "--text-text", "max"], "--text-text does nothing without --p3 COS"),
+        (
+            ["--loss", "s-itc", "--smoothing", "0", "--smoothing-start", "0"],
+            "--smoothing-start does nothing without --smoothing above 0",
+        ),
+        (
+            ["--loss", "s-itc", "--smoothing", "0", "--smoothing-over", "group"],
+            "--smoothing-over does nothing without --smoothing above 0",
+        ),
+        (
+            ["--fusion-layers", "2", "--itm-weight", "0", "--itm-negatives", "random"],
+            "--itm-negatives does nothing without --itm-weight above 0",
+        ),
+        (
+            ["--fusion-layers", "2", "--mlm-weight", "0", "--mlm-probability", "0.3"],
+            "--mlm-probability does nothing without --mlm-weight above 0",
+        ),
         (["--loss", "softmax", "--positive-weight", "per-anchor"], "--positive-weight does nothing without --loss fff"),
         (
             ["--method", "clip", "--mined-weight", "2"],
@@ -182,6 +201,10 @@ def test_every_flag_is_in_one_group_of_the_help_and_the_page_of_flags_is_not_sta
 def test_a_flag_that_would_do_nothing_is_refused(argv, needs):
     with pytest.raises(UsageError, match=needs):
         plan("--method", "fff", *argv)
+
+
+def test_what_is_off_may_be_called_off():
+    assert plan("--method", "fff", "--p3", "off", "--p1-prime", "off").mining == MiningConfig(p3=None, p1_prime=None)
 
 
 @pytest.mark.parametrize("method", ["grit", "mafa", "cosmo", "mafa-itc", "grit-vlp", "albef"])

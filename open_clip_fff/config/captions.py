@@ -89,6 +89,7 @@ class CaptionSettings(Settings):
         False,
         "cut captions from json and sidecar into sentences, a caption each",
         when=lambda s: s.has_generated,
+        needs="--json-text-key FIELD or --caption-sidecar DIR; those of --text-key and --csv-caption-key stay whole",
     )
     words: tuple[int, int | None] = setting(
         "caption_words",

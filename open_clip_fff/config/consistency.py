@@ -46,6 +46,7 @@ def _check_needs(plan: Plan) -> None:
         for name, field in fields_by_flag(kind).items():
             needs = kind.needs if part is None else flag_of(field).needs
             off = part is None and needs.partition(" ")[0] == as_flag(name)  # e.g. --fusion-layers 0
+            off = off or plan.values[name] is None  # e.g. --p1-prime off
             if name in plan.given and needs and not off and (part is None or not has_effect(field, part)):
                 raise UsageError(f"{as_flag(name)} does nothing without {needs}")
 

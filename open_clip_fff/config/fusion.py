@@ -60,6 +60,7 @@ class FusionSettings(Settings):
         "ones drawn by similarity (ALBEF), or evenly",
         choices=ITM_NEGATIVES,
         when=lambda s: s.itm_weight > 0,
+        needs="--itm-weight above 0",
     )
     mlm_weight: float = setting(
         "mlm_weight",
@@ -74,6 +75,7 @@ class FusionSettings(Settings):
         metavar="P",
         check=(lambda share: 0.0 < share < 1.0, "--mlm-probability is {:g}: greater than 0, less than 1"),
         when=lambda s: s.mlm_weight > 0,
+        needs="--mlm-weight above 0",
     )
 
     def describe(self, masks: bool, discriminator: bool, grouped: bool) -> Topic:

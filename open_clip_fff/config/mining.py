@@ -85,7 +85,11 @@ class MiningConfig(Settings):
         "p3", 0.99, "text-text cosine above which a pair is mined if it also passes p1'"
     )
     p1_prime: float | None = _threshold_setting(
-        "p1_prime", 0.24, "lower image-text threshold of text-text positives", when=lambda s: s.p3 is not None
+        "p1_prime",
+        0.24,
+        "lower image-text threshold of text-text positives",
+        when=lambda s: s.p3 is not None,
+        needs="--p3 COS",
     )
     text_text: str = setting(
         "text_text",
@@ -93,6 +97,7 @@ class MiningConfig(Settings):
         "S_tt with K captions: of the two images' mean captions (pooled), or the max or mean over the row image's",
         choices=("pooled", "max", "mean"),
         when=lambda s: s.p3 is not None,
+        needs="--p3 COS",
     )
     cap: int | None = setting(
         "mined_cap",

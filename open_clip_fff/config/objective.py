@@ -87,6 +87,7 @@ class Smoothing(Settings):
         "over all columns, or the rank's own mini-batch",
         choices=("all", "group"),
         when=lambda s: s.alpha > 0,
+        needs="--smoothing above 0",
     )
     start: int = setting(
         "smoothing_start",
@@ -95,6 +96,7 @@ class Smoothing(Settings):
         metavar="EPOCH",
         check=(lambda epoch: epoch >= 0, "smoothing starts at epoch {}: it is 0 or later"),
         when=lambda s: s.alpha > 0,
+        needs="--smoothing above 0",
     )
     stop_gradient: bool = setting(
         "itc_stop_gradient", False, "GRIT-VLP's: each direction of the softmax leaves its keys alone"

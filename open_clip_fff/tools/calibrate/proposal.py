@@ -62,7 +62,7 @@ def propose(
             f"told from the others; name other features, or more --mined-per-image"
         )
     most = BINS if config.p1 is None else numbers[0]
-    p1_prime = None if config.p1_prime is None else readable(min(int(histograms.quartile), most))
+    p1_prime = None if p3 is None or config.p1_prime is None else readable(min(int(histograms.quartile), most))
     proposed = replace(config, p1=p1, p2=p2, p3=p3, p1_prime=p1_prime, per_image=None, cap=None, band=0.0, margin=None)
     return Proposal(proposed, level, (shares[0], shares[1], shares[2]))
 

@@ -85,15 +85,16 @@ def summary(found: Calibration, plan: Plan, settings: CalibrationSettings) -> st
 
 def flags_to_paste(found: Calibration, plan: Plan, settings: CalibrationSettings) -> str:
     """Training's flags with thresholds as numbers, and flags that find the thresholds during training."""
-    features = feature_flags(plan)
-    held = [*features, "--mined-per-image", f"{settings.per_image:g}"]
+    assert plan.mining is not None
+    numbers = found.proposal.config
+    held = [*feature_flags(plan, plan.mining), "--mined-per-image", f"{settings.per_image:g}"]
     for name in THRESHOLDS:
-        if plan.mining is not None and getattr(plan.mining, name) is None and not plan.text_only:
+        if getattr(plan.mining, name) is None and not plan.text_only:
             held += [as_flag(name), "off"]
     return "\n".join(
         [
             "# by number",
-            shlex.join([*features, *threshold_flags(found.proposal.config)]),
+            shlex.join([*feature_flags(plan, numbers), *threshold_flags(numbers)]),
             "# or found in training: this many per image at whatever batch size, with thresholds that follow the data",
             shlex.join(held),
         ]
@@ -111,8 +112,8 @@ def threshold_flags(config: MiningConfig) -> list[str]:
     return [part for name in THRESHOLDS for part in (as_flag(name), threshold_text(getattr(config, name)))]
 
 
-def feature_flags(plan: Plan) -> list[str]:
-    """The flags of the feature extractor and of the captions that mine."""
+def feature_flags(plan: Plan, mining: MiningConfig) -> list[str]:
+    """The flags of the feature extractor and of the captions that mine, beside the thresholds of `mining`."""
     flags = ["--mining-features", plan.features]
     if plan.miner is not None and (plan.features != "precomputed" or "mining_model" in plan.given):
         flags += model_flags(plan.miner)
@@ -120,6 +121,6 @@ def feature_flags(plan: Plan) -> list[str]:
         flags += ["--feature-sidecar", plan.feature_sidecar]
     for config in plan.model_config:
         flags += ["--model-config", config]
-    if plan.mining is not None and plan.mining.text_text != MiningConfig.text_text:
-        flags += ["--text-text", plan.mining.text_text]
-    return flags + ([] if plan.mining is None or plan.mining.raw else ["--no-mine-raw"])
+    if mining.p3 is not None and mining.text_text != MiningConfig.text_text:
+        flags += ["--text-text", mining.text_text]
+    return flags + ([] if mining.raw else ["--no-mine-raw"])
