@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss, similarity_assignment
 from open_clip_fff.losses.bias_init import cosine_sums, initial_bias
 from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.mining.assign import make_assignment, own_text_block
 from open_clip_fff.mining.counts import rates
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.tiles import GivenLabels
@@ -218,6 +219,15 @@ def test_cosine_sums_by_definition():
     positives, pairs, total = cosine_sums(x.image, x.text, GivenLabels(labels, GlobalTexts(columns))).tolist()
     assert (positives, pairs) == ((labels == 1).sum(), (labels != 0).sum())
     assert total == pytest.approx(cosines[labels != 0].sum().item())
+
+
+def test_the_start_takes_padding_that_is_nan_as_the_losses_do():
+    x, found = Inputs(5, 3), []
+    for padding in (0.0, torch.nan):
+        text = x.text.detach().masked_fill(~x.valid[..., None], padding)
+        assignment = make_assignment(own_text_block(x.valid))
+        found.append(cosine_sums(x.image.detach(), text, assignment))
+    assert not x.valid.all() and found[0].isfinite().all() and torch.equal(*found)
 
 
 # --- the criterion ---------------------------------------------------------------------------------------------------

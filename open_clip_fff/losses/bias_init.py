@@ -44,7 +44,8 @@ def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment, weights: Po
     """
     check_normalised("image", image)
     check_normalised("text", text, assignment.global_texts.own.valid)
-    texts, image, text = assignment.global_texts, full_precision(image), full_precision(text)
+    texts, image = assignment.global_texts, full_precision(image)
+    text = full_precision(text).masked_fill(~texts.own.valid[..., None], 0.0)  # padding may be NaN
     if not texts.ring:
         text = gather_constant(text, texts.world_size)
     sums, by_row = image.new_zeros(3, dtype=torch.float64), row_weights(assignment, weights, image)
