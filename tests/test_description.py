@@ -179,6 +179,9 @@ def test_mining_by_whom_and_whereby():
         "a sentence model, minilm, which sees captions alone; p1 off, p2 off, text-text (pooled) > p3 0.99, p1' off"
         in text
     )
+    capped = told("--mining-features", "text", "--mining-model", "minilm", "--mined-cap", "2")
+    assert "at most 2 per image, best text-text cosine first" in capped
+    assert "at most 1 per image, best image-text cosine first" in frozen
     ema = told("--mining-features", "ema", "--mining-warmup", "500")
     assert "the moving average of the trained model itself" in ema and "from step 500 on; guarded" in ema
     rate = told("--mined-per-image", "2.5", "--p1", "off")

@@ -90,7 +90,7 @@ def _method(plan: Plan) -> Topic:
 def _mining(plan: Plan) -> Topic:
     given = plan.captions.pairs_text
     if plan.mining is not None:
-        mined = plan.mining.describe(_miner(plan))
+        mined = plan.mining.describe(_miner(plan), plan.text_only)
         return Topic(mined.name, (*mined.parts, *given))
     by = ["the discriminator's"] * (plan.connection is not None) + ["the user's"] * plan.captions.gives_positives
     if by:

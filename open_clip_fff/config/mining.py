@@ -102,7 +102,7 @@ class MiningConfig(Settings):
     cap: int | None = setting(
         "mined_cap",
         None,
-        "at most N mined captions per image, best image-text first",
+        "at most N mined captions per image, best image-text cosine first; text-text where captions alone mine",
         check=(lambda cap: cap >= 1, "cap is {}: it is at least 1"),
     )
     mined_as: str = setting(
@@ -161,8 +161,11 @@ class MiningConfig(Settings):
                 f"raise the cap (--mined-cap) or lower the rate (--mined-per-image)"
             )
 
-    def describe(self, by: str) -> Topic:
-        """Which pairs become positives or leave the loss; `by` names the model whose cosines mine."""
+    def describe(self, by: str, text_only: bool = False) -> Topic:
+        """Which pairs become positives or leave the loss; `by` names the model whose cosines mine.
+
+        `text_only`: whether it sees captions alone.
+        """
         outcome = {"positive": "are positives, too,", "ignore": "leave the loss"}[self.mined_as]
         parts = [
             f"captions of other images {outcome} where FFF's Eq. 1 holds ({FFF})",
@@ -174,7 +177,8 @@ class MiningConfig(Settings):
             less = "" if share else f" less {number(float(self.margin))}"
             parts.append(f"only above {share}the mean image-text cosine of the image's own captions{less}")
         if self.cap is not None:
-            parts.append(f"at most {self.cap:,} per image, best image-text cosine first")
+            cosine = "text-text" if text_only else "image-text"
+            parts.append(f"at most {self.cap:,} per image, best {cosine} cosine first")
         if self.band:
             parts.append(f"pairs up to {number(self.band)} below the thresholds are ambiguous and leave the loss")
         parts += ["raw captions take no part"] * (not self.raw)
