@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.weight_source import average, last_checkpoints
+from open_clip_fff.hub.weight_source import average, choose_weights, last_checkpoints
+from tests.conftest import TINY
 from tests.test_towers import TIMM_RESNET
 
 
@@ -52,6 +53,47 @@ def test_the_last_ones_of_a_run(tmp_path):
     for number in (-1, 1, 5):
         with pytest.raises(UsageError, match="has 4 numbered checkpoints"):
             last_checkpoints(tmp_path, number)
+
+
+def run_of_model(folder, **changed):
+    """The first checkpoint of a run whose description has other values than `TINY`."""
+    (folder / "checkpoints").mkdir(parents=True)
+    vision = TINY["vision_cfg"] | changed.pop("vision_cfg", {})
+    description = {"model_cfg": {**TINY, **changed, "vision_cfg": vision}, "preprocess_cfg": {"mean": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(description))
+    return save(folder / "checkpoints" / "epoch_1.pt", a=torch.ones(1))
+
+
+def test_weights_of_the_same_shapes_of_another_model_are_refused(tmp_path):
+    last, lone = run_of_model(tmp_path / "last"), save(tmp_path / "lone.pt", a=torch.ones(1))
+    free = {"quick_gelu": False, "init_logit_bias": -10.0, "vision_cfg": {"patch_dropout": 0.5}}
+    choose_weights([run_of_model(tmp_path / "free", **free), lone, last], 0, False)
+    for name, value, changed in (
+        ("quick_gelu", "true", {"quick_gelu": True}),
+        ("vision_cfg.head_width", "8", {"vision_cfg": {"head_width": 8}}),
+    ):
+        other = run_of_model(tmp_path / name, **changed)
+        with pytest.raises(UsageError, match=rf"{other} is of a model with model_cfg\.{name} {value}, {last} with"):
+            choose_weights([other, last], 0, False)
+        choose_weights([other, last], 0, False, "tiny-clip")
+
+
+def test_a_checkpoint_is_named_once(tmp_path):
+    path = run_of_model(tmp_path / "run")
+    (tmp_path / "link.pt").symlink_to(path)
+    with pytest.raises(UsageError, match=r"epoch_1\.pt is named twice"):
+        choose_weights([path.parent.parent, tmp_path / "link.pt"], 0, False)
+
+
+@pytest.mark.slow
+def test_a_mean_over_runs_says_so(trainer, tmp_path, export_here):
+    for name, epochs in (("a", "1"), ("b", "2")):
+        assert trainer("--method", "clip", "--epochs", epochs, "--seed", epochs, "--name", name) == 0
+    export_here([trainer.run("a"), trainer.run("b")], tmp_path / "mean", average=0)
+    card = " ".join((tmp_path / "mean" / "README.md").read_text().split())
+    assert "the mean of 2 checkpoints' weights (a/epoch_1.pt, b/epoch_2.pt), summed in float64" in card
+    assert "several runs; method, data, epochs, command and settings on this card are those of the last one's." in card
+    assert "--name b" in card
 
 
 @pytest.mark.slow

@@ -107,6 +107,7 @@ def model_card(
         title=info.repository or out.resolve().name,
         address=f"hf-hub:{info.repository}" if info.repository else f"local-dir:{out.name}",
         weights=source.description(),
+        several_runs=source.several_runs,
         fusion=fusion,
         license=info.license,
         captioner=_one_line(info.captioner),

@@ -1,8 +1,11 @@
 """The weights to export: one checkpoint's, the mean of several, or the moving average saved during training."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +21,15 @@ from open_clip_fff.hub.checkpoints import (
     run_folder,
     run_of,
 )
+from open_clip_fff.hub.description import read_description
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.plural import plural
+
+# keys of a description that change nothing of what given weights compute
+_FREE = (
+    *("init_logit_bias", "init_logit_scale", "interpolation", "resize_mode", "patch_dropout"),
+    *("timm_drop", "timm_drop_path", "timm_model_pretrained", "hf_model_pretrained"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,13 +51,20 @@ class WeightSource:
         """The run's folder; None for a checkpoint outside of one."""
         return run_of(self.checkpoints[-1])
 
+    @property
+    def several_runs(self) -> bool:
+        """Whether they are not all of one run; what is known of training is then the last one's."""
+        return len({run_of(path) for path in self.checkpoints}) > 1
+
     def description(self) -> str:
         """Which weights they are, in words."""
-        if len(self.checkpoints) > 1:
-            epochs = [read_epoch(checkpoint) for checkpoint in self.checkpoints]
-            listed = ", ".join(str(epoch or path.name) for epoch, path in zip(epochs, self.checkpoints, strict=True))
+        if (number := len(self.checkpoints)) > 1:
+            after = f"after epochs {', '.join(str(read_epoch(path) or path.name) for path in self.checkpoints)}"
+            if self.run is None or self.several_runs:
+                files = [f"{(run_of(path) or path.resolve().parent).name}/{path.name}" for path in self.checkpoints]
+                after = ", ".join(files)
             return (
-                f"the mean of {len(epochs)} checkpoints' weights (after epochs {listed}), summed in float64; "
+                f"the mean of {number} checkpoints' weights ({after}), summed in float64; "
                 f"batch-norm statistics, if any, are averaged too, not re-estimated"
             )
         at = read_position(self.checkpoints[0])
@@ -65,7 +82,8 @@ def choose_weights(given: Sequence[Path], averaged: int | None, ema: bool, model
 
     `averaged` is how many of a run's last checkpoints to average, 0 for all `given`, None for no average.
 
-    Raises UsageError if they contradict each other, or a checkpoint is missing.
+    Raises UsageError if they contradict each other, a checkpoint is missing, or those to average are of different
+    models or the same file; a `model` that is named is that of all.
     """
     if ema and averaged is not None:
         raise UsageError("--ema with --average: the moving average is a mean over steps already; give one of them")
@@ -81,7 +99,40 @@ def choose_weights(given: Sequence[Path], averaged: int | None, ema: bool, model
         raise UsageError(f"{given[1]}: a second one; to export the mean of several, add --average")
     if averaged == 0 and len(given) == 1:
         raise UsageError("--average: of how many? --average N takes the last N checkpoints of the run")
-    return WeightSource(tuple(find_checkpoint(path) for path in given), ema, model)
+    found = tuple(find_checkpoint(path) for path in given)
+    files = [path.resolve() for path in found]
+    if again := next((path for path in found if files.count(path.resolve()) > 1), None):
+        raise UsageError(f"--average: {again} is named twice; name each checkpoint once")
+    if model is None:
+        _check_same_model(found)
+    return WeightSource(found, ema, model)
+
+
+def _check_same_model(checkpoints: Sequence[Path]) -> None:
+    """Raises UsageError if one's description computes something else than the last one's; some may have none."""
+    known = {}
+    for path in {path.resolve().parent: path for path in checkpoints}.values():
+        with suppress(UsageError):  # of the last one, the only one that is needed, it is raised later
+            known[path] = _flat(read_description(path, {}))
+    for path, theirs in known.items():
+        ours = known.get(checkpoints[-1], theirs)
+        for name in sorted(theirs.keys() | ours.keys()):
+            if (values := (theirs.get(name, "none"), ours.get(name, "none")))[0] != values[1]:
+                raise UsageError(
+                    f"--average: {path} is of a model with {name} {values[0]}, {checkpoints[-1]} with {values[1]}; "
+                    f"weights of different models have no mean (--model NAME says which one all are)"
+                )
+
+
+def _flat(description: Mapping[str, Any], at: str = "") -> dict[str, str]:
+    """A description's values as json by dotted name; those that are off, the defaults, as if they were not there."""
+    flat: dict[str, str] = {}
+    for name, value in description.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{at}{name}.")
+        elif value and name not in _FREE:
+            flat[at + name] = json.dumps(value)
+    return flat
 
 
 def last_checkpoints(run: Path, number: int) -> list[Path]:
