@@ -11,7 +11,8 @@ import pytest
 import torch
 from open_clip_train.params import parse_args
 
-from open_clip_fff.data.training_data import preview_training_data, training_shards
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.training_data import check_all_captions, preview_training_data, training_shards
 from open_clip_fff.hub.training_flags import training_plan
 from tests.captioning_models import make_captioner
 from tests.conftest import colour_sample, write_tar
@@ -70,6 +71,23 @@ def test_captions_of_other_keys_are_named(caption, damaged, tmp_path):
     assert (tmp_path / "out" / "examples.png").read_bytes() == plot
     made.unlink()
     assert "to train with them" in caption("0.tar", "out").out
+
+
+def test_shards_that_were_rewritten_since_are_told(caption, tmp_path):
+    """Training would give new images the captions of those that had their keys."""
+    tar(tmp_path / "0.tar", range(4)), tar(tmp_path / "1.tar", range(4, 8))
+    caption("{0..1}.tar", "out")
+    captions = CaptionSettings(policy="all", sidecar=str(tmp_path / "out"), sidecar_keys=("captions",))
+    assert check_all_captions(str(tmp_path / "{0..1}.tar"), captions) == []
+    tar(tmp_path / "1.tar", range(4, 30))
+    (note,) = check_all_captions(str(tmp_path / "{0..1}.tar"), captions)
+    assert note.startswith(
+        "warning: --caption-sidecar: 1 of 2 shards have another size than when their parquets were made (first "
+        f"{tmp_path / '1.tar'}): where other images have the keys now, "
+    )
+    for content in ("no json", "[]", "{}", '{"source": "1.csv", "bytes": 3}'):
+        (tmp_path / "out" / "records" / "1.json").write_text(content)
+        assert check_all_captions(str(tmp_path / "{0..1}.tar"), captions) == []
 
 
 @pytest.mark.parametrize("into", ["sidecar", "tars"])

@@ -13,11 +13,12 @@ import pytest
 
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.cli import main
+from open_clip_fff.data.data_sets import record_path
 from open_clip_fff.data.features import COLUMN, MEMBER, unpack
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError, UsageError
-from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, record_path
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples, tar_writer

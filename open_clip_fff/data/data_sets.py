@@ -60,6 +60,16 @@ def parquet_name(url: str) -> str:
     return f"{stem_of(url)}.parquet"
 
 
+def local_size(source: str) -> int | None:
+    """The bytes of a local file; None if it is remote, or no file."""
+    return Path(source).stat().st_size if os.path.isfile(source) else None
+
+
+def record_path(folder: Path, stem: str) -> Path:
+    """Where the record is of what a shard's file in `folder` was made of."""
+    return folder / "records" / f"{stem}.json"
+
+
 def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
     """The parquet of each shard, by the shard as in `__url__`.
 

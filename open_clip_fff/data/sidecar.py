@@ -1,11 +1,12 @@
 """Sidecars: captions or features in one parquet per shard, of the same stem, joined by key."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from open_clip_fff.config.name_lists import find_name
-from open_clip_fff.data.data_sets import BETWEEN, parquet_name, parquets
+from open_clip_fff.data.data_sets import BETWEEN, local_size, parquet_name, parquets, record_path
 from open_clip_fff.data.table_columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.plural import plural
@@ -121,14 +122,35 @@ class Sidecar:
         there = {path for folder in {path.parent for path in paths} if folder.is_dir() for path in folder.iterdir()}
         return [path for path in paths if path not in there]
 
-    def missing_notes(self, urls: Sequence[str], lost: str) -> list[str]:
-        """A warning if some shards lack a parquet; `lost` says what their rows lack. If all do, `check` raises."""
-        if not 0 < len(missing := self.missing(urls)) < len(urls):
-            return []
-        return [
-            f"warning: {self.flag}: {len(missing):,} of {plural(len(urls), 'shards')} have no parquet there "
-            f"(first {missing[0]}): their rows {lost}"
-        ]
+    def shard_notes(self, urls: Sequence[str], lost: str) -> list[str]:
+        """Warnings of shards that lack a parquet, where `lost` says what their rows lack, and of changed ones.
+
+        If all lack one, `check` raises.
+        """
+        found, of = list[str](), f"of {plural(len(urls), 'shards')}"
+        if 0 < len(missing := self.missing(urls)) < len(urls):
+            found.append(f"{len(missing):,} {of} have no parquet there (first {missing[0]}): their rows {lost}")
+        if changed := [url for url in urls if self._changed(url)]:
+            found.append(
+                f"{len(changed):,} {of} have another size than when their parquets were made (first {changed[0]}): "
+                f"where other images have the keys now, make these anew"
+            )
+        return [f"warning: {self.flag}: {line}" for line in found]
+
+    def _changed(self, url: str) -> bool:
+        """Whether a local shard has another size than the record says from which its parquet was made, if there is one.
+
+        A record of another file, such as the table that a tar beside it was made of, says nothing.
+        """
+        if (size := local_size(url)) is None:
+            return False
+        path = self.path(url)
+        try:
+            record = json.loads(record_path(path.parent, path.stem).read_text())
+            made_of, then = PurePosixPath(record["source"]).name, record["bytes"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return made_of == PurePosixPath(url).name and then != size
 
     def size(self, url: str) -> int | None:
         """The number of rows of a shard's parquet, perhaps several per key; None if it cannot be read."""

@@ -49,7 +49,7 @@ def check_all_captions(shards: str, captions: CaptionSettings) -> list[str]:
     captions = dataclasses.replace(captions, per_image=1)
     previews, sidecar = preview_sets(shards, captions), CaptionReader(captions).sidecar
     check(previews, captions)
-    notes = [] if sidecar is None else sidecar.missing_notes(expand_shards(shards), NO_CAPTIONS)
+    notes = [] if sidecar is None else sidecar.shard_notes(expand_shards(shards), NO_CAPTIONS)
     return notes + [f"warning: {preview.name}: {line}" for preview in previews for line in damage_lines(preview)]
 
 

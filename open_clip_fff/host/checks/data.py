@@ -37,7 +37,7 @@ def check_data(args: argparse.Namespace, plan: Plan) -> None:
 
 
 def sidecar_notes(args: argparse.Namespace, plan: Plan) -> list[str]:
-    """A line for each folder of sidecars that has none for some shards of --train-data."""
+    """Lines on folders of sidecars that lack some shards of --train-data, or were made before these changed."""
     if not args.train_data or dataset_kind(args) != "webdataset":
         return []
     features, urls, notes = feature_reader(plan), expand_shards(args.train_data), list[str]()
@@ -45,7 +45,7 @@ def sidecar_notes(args: argparse.Namespace, plan: Plan) -> list[str]:
         (CaptionReader(plan.captions).sidecar, NO_CAPTIONS),
         (None if features is None else features.sidecar, "are not trained"),
     ):
-        notes += [] if sidecar is None else sidecar.missing_notes(urls, lost)
+        notes += [] if sidecar is None else sidecar.shard_notes(urls, lost)
     return notes
 
 

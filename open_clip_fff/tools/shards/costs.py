@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from open_clip_fff.data.data_sets import record_path
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.shards.folder import ShardRecord, record_path
+from open_clip_fff.tools.shards.folder import ShardRecord
 
 SUFFIXES = (".tar", ".parquet")
 

@@ -1,14 +1,13 @@
 """A command's output folder: a file and a record per shard, and the settings that all were made with."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_clip_fff.atomic_io import write_atomically
-from open_clip_fff.data.data_sets import BETWEEN, expand_shards, stem_of
+from open_clip_fff.data.data_sets import BETWEEN, expand_shards, local_size, record_path, stem_of
 from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import OneRankError, UsageError, as_mistake, printable
 
@@ -122,16 +121,6 @@ class OutFolder:
 def as_utf8(key: str) -> str:
     """A key; bytes that are not UTF-8 are escaped."""
     return key.encode(errors="backslashreplace").decode()
-
-
-def local_size(source: str) -> int | None:
-    """The bytes of a local file; None if it is remote, or no file."""
-    return Path(source).stat().st_size if os.path.isfile(source) else None
-
-
-def record_path(folder: Path, stem: str) -> Path:
-    """Where a shard's record is."""
-    return folder / "records" / f"{stem}.json"
 
 
 def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 from open_clip_fff.atomic_io import atomic_file
+from open_clip_fff.data.data_sets import local_size
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.plural import plural, reasons
 from open_clip_fff.progress import progress
-from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, local_size
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples
 
