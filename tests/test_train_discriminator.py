@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -362,6 +363,12 @@ def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
     (tmp_path / "c.json").write_text(json.dumps(DIGITS))
     line = refused("--from-config", tmp_path / "c.json", "--tokenizer", tmp_path / "nowhere", *scratch)
     assert "--tokenizer" in line and "cannot be loaded" in line
+    for lacks in ("pad_token", "sep_token"):
+        shutil.copytree(model, tmp_path / lacks)
+        config = json.loads((tmp_path / lacks / "tokenizer_config.json").read_text())
+        (tmp_path / lacks / "tokenizer_config.json").write_text(json.dumps({**config, lacks: None}))
+        line = refused("--from-config", tmp_path / "c.json", "--tokenizer", tmp_path / lacks, *scratch)
+        assert f"--tokenizer {tmp_path / lacks}: has no {lacks}; name one that has" in line
     assert not (tmp_path / "out").exists()
 
 

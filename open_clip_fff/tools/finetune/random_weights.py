@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from open_clip_fff.errors import as_mistake
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.matching.loading import KINDS
 from open_clip_fff.matching.model import MatchingModel
 from open_clip_fff.models.transformers_weights import load_tokenizer
@@ -38,7 +38,7 @@ def random_parts(path: Path, captions: Sequence[str], tokenizer: str | None, cla
     Its vocabulary is that of the tokenizer (hub name or folder); None learns a word-piece one from the captions.
     `classes` has transformers' class by `model_type`, `blip` and `blip-2`. Images are normalised like CLIP's.
 
-    Raises UsageError if the file is no such configuration, or the tokenizer cannot be loaded.
+    Raises UsageError if the file is no such configuration, or the tokenizer cannot be loaded or lacks a token.
     """
     import transformers
 
@@ -50,6 +50,9 @@ def random_parts(path: Path, captions: Sequence[str], tokenizer: str | None, cla
         cls = getattr(transformers, classes[kind])
         text, vision = given.setdefault(TEXT[kind], {}), given.setdefault("vision_config", {})
         words = _tokenizer(captions, text.get("vocab_size", 30_522), tokenizer)
+        needed = ("pad_token", "cls_token", "sep_token") if kind == "blip" else ("pad_token",)
+        if (lacks := next((name for name in needed if getattr(words, name) is None), None)) is not None:
+            raise UsageError(f"--tokenizer {tokenizer}: has no {lacks}; name one that has, as bert-base-uncased")
         text |= {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
         if kind == "blip":
             text |= {"bos_token_id": words.cls_token_id, "sep_token_id": words.sep_token_id}
