@@ -155,7 +155,9 @@ def test_the_shards_of_a_training_command(trainer):
     assert len(urls) == 4 and urls[1].endswith("01.tar") and args.batch_size == 8
     for wrong, named in (
         ([], "--train-data: name the shards"),
-        (["--train-data", str(trainer.csv)], "only tars are read"),
+        (["--train-data", str(trainer.csv)], table := "is a table and no tar; open-clip-fff pack makes shards of it"),
+        (["--train-data", str(trainer.csv), "--dataset-type", "webdataset"], table),
+        (["--train-data", "http://x/y.csv"], "only tars are read here; open-clip-fff pack makes them"),
         (["--train-data", str(trainer.shards / "{03..04}.tar")], "04.tar does not exist (1 of 2)"),
         ([*trainer.tars, "--batchsize", "8"], "--batchsize 8 (did you mean --batch-size?)"),
     ):

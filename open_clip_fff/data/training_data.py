@@ -7,7 +7,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.resolve import with_stored_model
-from open_clip_fff.data.data_sets import check_files, dataset_kind, expand_shards
+from open_clip_fff.data.data_sets import check_tars, dataset_kind, expand_shards
 from open_clip_fff.data.features import FeatureReader
 from open_clip_fff.data.positives import NamedPairs, read_pairs
 from open_clip_fff.data.preview import TRIED, Preview, preview_csv, preview_sets
@@ -76,10 +76,11 @@ def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[st
 
     Raises UsageError if the data are no tars, or do not exist.
     """
-    check_files("--train-data", expand_shards(args.train_data))
+    urls = expand_shards(args.train_data)
+    check_tars("--train-data", urls)
     if dataset_kind(args) != "webdataset":
-        raise UsageError(f"--train-data {args.train_data}: only tars are read here, with --dataset-type webdataset")
-    return with_data_sets(plan, args.train_data), expand_shards(args.train_data)
+        raise UsageError(f"--train-data {args.train_data}: only tars are read here; open-clip-fff pack makes them")
+    return with_data_sets(plan, args.train_data), urls
 
 
 def check_validation_data(args: argparse.Namespace, plan: Plan) -> None:
