@@ -335,8 +335,10 @@ def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
     def refused(*argv: object) -> str:
         capsys.readouterr()
         assert program(*argv) == 2
-        error = capsys.readouterr().err.splitlines()
+        out, err = capsys.readouterr()
+        error = err.splitlines()
         assert len(error) == 1 and error[0].startswith("train_discriminator.py: error: "), error
+        assert "before, on" not in out  # nothing was measured yet
         return error[0]
 
     assert "--steps 0: must be 1 or more" in refused(*whole, "--steps", "0")
@@ -348,6 +350,7 @@ def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
         assert f"--out {place}: cannot be written" in refused(*whole, "--out", place)
     hardest = ["--itm-negatives", "hardest"]
     assert "--hard-negatives: is of sampled ones" in refused(*whole, *hardest, "--hard-negatives", "0.9")
+    assert "--discriminator blip:nowhere: cannot be" in refused(*whole, *hardest, "--discriminator", "blip:nowhere")
     assert "--tokenizer: goes with --from-config" in refused(*whole, "--tokenizer", "x")
     assert "--device nothing: " in refused(*whole, "--device", "nothing")
     assert "--model nowhere: cannot be loaded" in refused(*whole, "--model", "nowhere")

@@ -56,14 +56,13 @@ def run(args: argparse.Namespace, captions: CaptionSettings, connection: Connect
     model = matching.model
     args.device = or_best(args.device)
     model.to(usable(args.device)).eval()
+    label = None if connection is None else labeller(matching, connection, args.device)
     crop, resize = image_transforms(matching.size, matching.normalisation, args.min_crop)
     pairs = measured_pairs(args, urls, reader, resize)
     print(f"{matching.kind}, {sum(x.numel() for x in model.parameters()):,} weights, on {args.device}")
     before = print_metrics(f"before, on {plural(len(pairs), 'held-out pairs')}", matching, pairs)
     if args.freeze_vision:
         model.vision_model.requires_grad_(False)
-
-    label = None if connection is None else labeller(matching, connection, args.device)
 
     def both(batch: tuple[Tensor, list[str], Tensor]) -> Losses:
         pixels, captions, ids = batch
