@@ -1,8 +1,10 @@
 """scripts/caption.py over shards that are torn, odd or captioned in vain, and the flags that it ends with."""
 
 import gzip
+import json
 import shlex
 import shutil
+import tarfile
 import warnings
 
 import pyarrow as pa
@@ -90,19 +92,24 @@ def test_shards_that_were_rewritten_since_are_told(caption, tmp_path):
         assert check_all_captions(str(tmp_path / "{0..1}.tar"), captions) == []
 
 
-@pytest.mark.parametrize("into", ["sidecar", "tars"])
-def test_captions_that_are_all_dropped_are_told(caption, captioner, into, tmp_path):
-    """Of a model that repeats one word for ever."""
+@pytest.fixture(scope="module")
+def loops(captioner):
+    """A captioner that repeats one word for ever."""
     from transformers import AutoTokenizer, BlipForConditionalGeneration
 
-    tar(tmp_path / "0.tar", range(4)), tar(tmp_path / "1.tar", range(2))
-    loops, model = tmp_path / "loops", BlipForConditionalGeneration.from_pretrained(captioner)
-    shutil.copytree(captioner, loops)
+    folder, model = captioner.parent / "loops", BlipForConditionalGeneration.from_pretrained(captioner)
+    shutil.copytree(captioner, folder)
     with torch.no_grad():
         model.text_decoder.cls.predictions.bias[
             AutoTokenizer.from_pretrained(captioner).convert_tokens_to_ids("red")
         ] = 1e4
-    model.save_pretrained(loops)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("into", ["sidecar", "tars"])
+def test_captions_that_are_all_dropped_are_told(caption, loops, into, tmp_path):
+    tar(tmp_path / "0.tar", range(4)), tar(tmp_path / "1.tar", range(2))
     half = caption("{0..1}.tar", "out", "--into", into, "--model", loops, "--share", "0/2")
     assert "no image has a caption" not in half.out  # the other half may have some
     done = caption("{0..1}.tar", "out", "--into", into, "--model", loops, expect=1)
@@ -155,6 +162,21 @@ def test_raw_captions_behind_the_examples_count(caption, into, tmp_path):
     assert plan.captions.per_image == 3 and plan.captions.text_keys == ("txt",)
     plan = trains_on(caption("1.tar", "none", "--into", into))[1]
     assert plan.captions.per_image == 2 and plan.captions.text_keys == ()
+
+
+@pytest.mark.parametrize("into", ["sidecar", "tars"])
+@pytest.mark.parametrize("raw", [None, ()])
+def test_the_flags_ask_for_no_more_captions_than_an_image_has(caption, loops, into, raw, tmp_path):
+    """All of an image's generated texts are equal; no image of the last batch can be read."""
+    tar(tmp_path / "0.tar", range(8), raw)
+    with tarfile.open(tmp_path / "0.tar", "a") as file:
+        file.addfile(tarfile.TarInfo("9.png"))
+    argv = ("0.tar", "out", "--into", into, "--model", loops, "--captions", "6", "--max-new-tokens", "2")
+    assert trains_on(done := caption(*argv))[1].captions.per_image == (2 if raw is None else 1)
+    assert "1.00 captions an image, of 6" in done.out
+    record = tmp_path / "out" / "records" / "0.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "most_captions": None}))  # of an earlier version
+    assert f" --captions-per-image {7 if raw is None else 6}" in caption(*argv).out
 
 
 def test_a_key_with_a_dot_is_told_and_characters_that_the_plot_lacks_are_not(caption, tmp_path):

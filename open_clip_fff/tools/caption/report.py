@@ -50,7 +50,8 @@ def report(
 
     Raises UsageError if a shard cannot be read.
     """
-    counts = {stem: record.counts for stem, record in folder.records(sources).items() if record is not None}
+    records = {stem: record for stem, record in folder.records(sources).items() if record is not None}
+    counts = {stem: record.counts for stem, record in records.items()}
     first = next((stem for stem, count in counts.items() if count["captions"]), None)
     images, captions = (sum(count[name] for count in counts.values()) for name in ("images", "captions"))
     if first is None:
@@ -74,9 +75,10 @@ def report(
         lines.append(f"no plot: {folder.path / PLOT} cannot be written ({error})")
     raw = any(count[WITH_RAW] for count in counts.values())
     raw = raw or any(example.raw for example in examples)  # records of earlier versions have no such count
+    reached = max(most + raw if record.most is None else record.most for record in records.values())
     usable = {stem: url for stem, url in sources.items() if (counts[stem]["images"] if stem in counts else not unread)}
     shards = pattern if field is None and len(usable) == len(sources) else _train_data(folder, usable, field)
-    return [*lines, f"to train with them: {_flags(folder, shards, most + raw, field, raw)}"], 0
+    return [*lines, f"to train with them: {_flags(folder, shards, reached, field, raw)}"], 0
 
 
 def read_examples(url: str, reader: CaptionReader, most: int) -> list[CaptionedSample]:

@@ -59,7 +59,7 @@ class ShardCaptioner:
         Raises as `captions` and `check_torn`.
         """
         check_torn("--train-data", url)
-        record = ShardRecord(url)
+        record = ShardRecord(url, most=0)
         captions = self.captions(url, record, tick)
         if self.field is None:
             metadata = {METADATA: json.dumps(self.settings, ensure_ascii=False).encode()}
@@ -111,6 +111,8 @@ class ShardCaptioner:
             short = [index for index in short if index not in refused and len(captions[index]) < most]
         images = sum(bool(texts) or index not in refused for index, texts in enumerate(captions))
         record.counts.update(images=images, captions=sum(map(len, captions)))
+        numbers = (len(texts) + sample.raw for texts, sample in zip(captions, prepared, strict=True))
+        record.most = max([record.most or 0, *numbers])
         if short:
             record.counts[f"images with fewer than {most}"] += len(short)
         for index, (key, _, _) in enumerate(prepared):

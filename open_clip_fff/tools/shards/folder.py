@@ -22,6 +22,7 @@ class ShardRecord:
     counts: Counter[str] = field(default_factory=Counter)  # in the order in which they are printed
     left_out: list[SkippedSample] = field(default_factory=list)  # samples that were skipped
     size: int | None = None  # the bytes of a local source; None in records of earlier versions, too
+    most: int | None = None  # captions of an image, the raw one counted; None if unknown
 
     def leave_out(self, key: str, why: str) -> None:
         """Notes a skipped sample."""
@@ -30,8 +31,9 @@ class ShardRecord:
     def text(self) -> str:
         """As json, the same in every run."""
         left_out = [{"key": as_utf8(key), "why": why} for key, why in self.left_out]
-        size = {} if self.size is None else {"bytes": self.size}
-        content = {"source": as_utf8(self.source), **size, "counts": dict(self.counts), "left_out": left_out}
+        numbers = {"bytes": self.size, "most_captions": self.most}
+        known = {name: number for name, number in numbers.items() if number is not None}
+        content = {"source": as_utf8(self.source), **known, "counts": dict(self.counts), "left_out": left_out}
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
@@ -40,7 +42,8 @@ class ShardRecord:
         try:
             content = json.loads(path.read_text())
             left_out = [SkippedSample(**entry) for entry in content["left_out"]]
-            return cls(content["source"], Counter(content["counts"]), left_out, content.get("bytes"))
+            numbers = (content.get(name) for name in ("bytes", "most_captions"))
+            return cls(content["source"], Counter(content["counts"]), left_out, *numbers)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
