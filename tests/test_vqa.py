@@ -40,6 +40,8 @@ def test_the_accuracy_is_that_of_ten_choose_nine(said):
         ("2.5 meters.", "2.5 meters"),
         ("black, white and red", "black white and red"),
         ("t-shirt/jeans", "t shirt jeans"),
+        ("t-shirt - red/blue", "tshirt red blue"),
+        ("1,000-yard", "1000yard"),
         ("girl's", "girl's"),
         ("2:50 pm", "2:50 pm"),
         ("i dont know", "i don't know"),

@@ -22,14 +22,18 @@ _NOT = re.compile(r"\b(ai|are|ca|could|did|does|do|had|has|have|is|might|must|ne
 def normalise(answer: str) -> str:
     """An answer in the form in which answers are compared, as visualqa.org/evaluation.html describes it.
 
-    Lower case; no comma in numbers, periods only in numbers. Marks in the official code's list become spaces; others,
+    Lower case; no comma in numbers, periods only in numbers. Marks in the official code's list become spaces, or go
+    where one of the kind stands beside a space or the answer has a comma in a number, as they do in that code; others,
     such as apostrophes, colons, $ and %, stay. Number words to ten become digits, articles go, `dont` is `don't`.
 
     Example:
         >>> normalise("The two-seater."), normalise("dont know"), normalise("1,000")
         ('2 seater', "don't know", '1000')
     """
-    text = _MARKS.sub(" ", _PERIOD.sub("", _IN_NUMBER.sub("", answer.lower())))
+    given = " ".join(answer.lower().split())
+    number = _IN_NUMBER.search(given) is not None
+    gone = {mark for mark in _MARKS.findall(given) if number or f" {mark}" in given or f"{mark} " in given}
+    text = _PERIOD.sub("", _MARKS.sub(lambda found: "" if found[0] in gone else " ", given))
     words = [DIGITS.get(word, word) for word in text.split() if word not in ARTICLES]
     return _NOT.sub(r"\1n't", " ".join(words))
 
