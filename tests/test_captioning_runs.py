@@ -57,6 +57,12 @@ def test_a_torn_tar_behind_the_first_is_left_out(caption, into, tmp_path):
     assert {path.stem for path in (tmp_path / "out").glob("[01].*")} == {"0"}
 
 
+def test_shards_without_samples_are_told(caption, tmp_path):
+    write_tar(tmp_path / "0.tar", {})
+    done = caption("0.tar", "out", expect=1)
+    assert done.out.splitlines()[-1].endswith("holds 1 of 1 shard: nothing, as there are no samples")
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_captions_of_other_keys_are_named(caption, damaged, tmp_path):
     tar(tmp_path / "0.tar", range(4))

@@ -98,7 +98,9 @@ def summary(
     for record in filter(None, records.values()):
         counts.update(record.counts)
         left_out.update(why for _, why in record.left_out)
-    held = ", ".join(plural(number, name) for name, number in counts.items()) or "nothing"
+    empty = not left_out and len(records) == len(sources) and all(records.values())
+    nothing = "nothing, as there are no samples" if empty else "nothing"
+    held = ", ".join(plural(number, name) for name, number in counts.items()) or nothing
     lines = [f"{folder.path} holds {len(records)} of {plural(len(sources), 'shards')}: {held}"]
     if left_out:
         lines.append(f"left out: {reasons(left_out)}; each is named in {folder.path}/records")
