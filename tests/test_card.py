@@ -89,6 +89,8 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
         ("data/cc3m/{00..31}.tar::./more/y.tar", "{00..31}.tar::y.tar"),
         ("tiny-clip (mine/teacher.pt)", "tiny-clip (teacher.pt)"),
         ("runs/me/x", "x"),
+        ("me@10.0.0.7", "USER@HOST"),
+        *((same, same) for same in ("image -> text R@1", "R@10 (SE)", "ViT-L/14@336px", "hf-hub:ORG/NAME@v1.0")),
         *((same, same) for same in ("s3://bucket/a/b.tar", "https://x.org/a/b", "hf-hub:ORG/NAME", "logs/x", "1/2")),
     ],
 )

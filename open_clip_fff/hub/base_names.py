@@ -12,7 +12,8 @@ _PATH = re.compile(_BEGIN + r"(?:[^\n'\"`;:]*/)?(?=[^\n'\"`;:/\s])")
 _FOLDER, _FILE = r"[\w.{},*-]+/", r"[^\s'\"`;:/]+\.(?:tar|pt|pth|bin|safetensors|npz|json|csv|tsv|parquet|py|txt)\b"
 _RELATIVE = re.compile(rf"(?<![\w.~@/{{}}-])(?:\./)?(?:(?:{_FOLDER})+(?={_FILE})|(?:{_FOLDER}){{2,}}(?=\w))")
 _END = re.compile(r"(?<=[^\s/'\"`;:])/+(?=$|[\n'\"`;:])")  # a folder's last slash
-_USER = re.compile(r"[\w.-]+@[\w.-]+")
+# not a revision on the hub, R@1 or ViT-L/14@336px
+_USER = re.compile(r"(hf-hub:[^\s'\"`;]+)|[\w.-]+@(?!\d+(?:px)?(?![\w-]|\.\d))[\w.-]+")
 _HOST = re.compile(r"\b(tcp|ssh|sftp)://[^\s'\"`;|]+")
 
 
@@ -26,7 +27,7 @@ def base_names(text: str) -> str:
     if "/" in text and "\n" not in text and os.path.exists(text):  # an existing path, whatever it looks like
         return os.path.basename(os.path.abspath(text))
     text = _RELATIVE.sub("", _PATH.sub("", _END.sub("", text)))
-    return _USER.sub("USER@HOST", _HOST.sub(r"\1://HOST", text))
+    return _USER.sub(lambda found: found[1] or "USER@HOST", _HOST.sub(r"\1://HOST", text))
 
 
 def params_by_base_names(params: Mapping[str, str]) -> dict[str, str]:
