@@ -27,6 +27,8 @@ def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
     import open_clip
 
     config = open_clip.get_model_config(_registered(model_name))
+    if model_name.startswith("local-dir:"):
+        _name_own_tokenizer(config, Path(model_name.removeprefix("local-dir:")))
     for option, section, key in (
         ("force_quick_gelu", config, "quick_gelu"),
         ("force_custom_text", config, "custom_text"),
@@ -86,9 +88,17 @@ def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
         description = json.loads(path.read_text())
         config = description["model_cfg"]
         _refuse_code(str(path), config)
+        _name_own_tokenizer(config, folder)
         if BIAS in weights:
             config.setdefault("init_logit_bias", 0.0)
     return description
+
+
+def _name_own_tokenizer(config: Mapping, folder: Path) -> None:
+    """As OpenCLIP reads it: from the model's folder, whatever the name, which may be that of a folder elsewhere."""
+    text = config.get("text_cfg") or {}
+    if text.get("hf_tokenizer_name") and (folder / "tokenizer_config.json").is_file():
+        text["hf_tokenizer_name"] = str(folder.absolute())
 
 
 def refuse_remote_code(model_name: str) -> None:

@@ -13,7 +13,7 @@ from open_clip_fff.hub.checkpoints import read_weights
 from open_clip_fff.hub.description import folder_description
 from open_clip_fff.hub.folder import write_hub_folder, write_tensors
 from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
-from open_clip_fff.hub.loading import LoadedModel, load_named
+from open_clip_fff.hub.loading import load_named
 from open_clip_fff.models.fusion import load_fusion
 from open_clip_fff.tools.downstream.network import TaskNetwork
 
@@ -41,17 +41,9 @@ def new_task_model(given: str, source: str, pooled: bool, images: int, classes: 
         raise UsageError(f"{source}: there is no such folder or checkpoint")
     fusion = None if pooled else load_fusion(path)
     loaded = load_named(str(path), None, source)
-    description = loaded.description or _description(path, loaded)
+    description = loaded.description or folder_description(path, loaded.model.state_dict())
     network = TaskNetwork(loaded.model, fusion, description["model_cfg"]["embed_dim"], images, len(classes))
     return TaskModel(network.requires_grad_(True), classes, loaded.tokenizer, description)
-
-
-def _description(folder: Path, loaded: LoadedModel) -> dict[str, Any]:
-    description = folder_description(folder, loaded.model.state_dict())
-    text = description["model_cfg"]["text_cfg"]
-    if text.get("hf_tokenizer_name") and (folder / "tokenizer_config.json").is_file():
-        text["hf_tokenizer_name"] = str(folder)  # its files are there; the name may be that of a folder elsewhere
-    return description
 
 
 def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out: Path) -> None:
