@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, M2M100Config
 
 from open_clip_fff import UsageError
 from open_clip_fff.config.mining import FrozenSource
+from open_clip_fff.export import main as export
 from open_clip_fff.host.checks.architecture import check_architecture
 from open_clip_fff.host.checks.text_tower import check_text_tower
 from open_clip_fff.hub.loading import load_model
@@ -182,6 +183,19 @@ def test_a_tower_that_was_saved_in_half_is_trained_and_loaded_in_full(trainer, b
     loaded = load_model(str(trainer.run("x")))
     assert loaded.model.text.transformer.dtype == torch.float32
     assert loaded.model.encode_text(loaded.tokenizer(["a red square"])).isfinite().all()
+
+
+@pytest.mark.slow
+def test_a_tower_that_was_saved_in_half_is_exported_once_its_config_says_float32(trainer, bert_clip, tmp_path, capsys):
+    text, config = changed(bert_clip, tmp_path, {"dtype": "bfloat16"}), tmp_path / "tower" / "config.json"
+    random_weights(config.parent)
+    assert run(trainer, tmp_path, capsys, text, *OURS)[0] == 0
+    argv = [str(trainer.run("x")), "--out", str(tmp_path / "model")]
+    assert export(argv) == 2
+    said = f'the config.json of hf_model_name {config.parent} says bfloat16: write "dtype": "float32" there'
+    assert said in capsys.readouterr().err
+    config.write_text(config.read_text().replace("bfloat16", "float32"))
+    assert export(argv) == 0
 
 
 NO_MORE = "the tower of own has no more, so nothing would be locked; lower it"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub import stock_outputs
+from open_clip_fff.hub.float32_text import half_precision_fix
 from open_clip_fff.hub.loading import LoadedModel
 
 TOLERANCE = 1e-5  # of the largest logit: above errors of summation order, far below those of a wrong activation or crop
@@ -27,7 +28,11 @@ def check_in_stock_process(folder: Path, loaded: LoadedModel) -> float:
     ours = stock_outputs.model_outputs(loaded.model, loaded.preprocess, loaded.tokenizer)
     if not ours["logits"].isfinite().all():
         raise UsageError(f"{loaded.given}: its logits are not finite, so the training diverged; nothing was exported")
-    return _difference(ours, _stock_outputs(folder, loaded.given), loaded.given)
+    try:
+        theirs = _stock_outputs(folder, loaded.given)
+    except UsageError as error:
+        raise UsageError(f"{error}{half_precision_fix(loaded.description or {})}") from error
+    return _difference(ours, theirs, loaded.given)
 
 
 def _stock_outputs(folder: Path, given: str) -> dict[str, Tensor]:
