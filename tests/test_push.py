@@ -113,7 +113,7 @@ def test_names_and_models_that_cannot_be_pushed(tmp_path):
             check_name(name)
     check_name("us/a-model.v2")
     check_portable({"model_cfg": {"text_cfg": {"hf_model_name": "roberta-base"}}}, "us/model")
-    with pytest.raises(UsageError, match="hf_model_name, which is a folder"):
+    with pytest.raises(UsageError, match="hf_model_name, which is a local path"):
         check_portable({"model_cfg": {"text_cfg": {"hf_model_name": str(tmp_path)}}}, "us/model")
 
 

@@ -16,7 +16,7 @@ from open_clip_fff.config.topics import Topic, code, table_cell
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.hub import run_facts
 from open_clip_fff.hub.base_names import base_names, params_by_base_names
-from open_clip_fff.hub.description import local_tower
+from open_clip_fff.hub.description import local_files
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.params import plan_of_run, upstream_of_run
 from open_clip_fff.hub.run_facts import SavedStats
@@ -133,7 +133,7 @@ def _of_model(loaded: LoadedModel, name: str | None, shown: Callable[[str], str]
         ),
         "bias": loaded.model.logit_bias is not None,
         "text_tower": tower and shown(tower),
-        "local_tower": local_tower(loaded.description) is not None,
+        "local_files": {field: shown(path) for field, path in local_files(loaded.description).items()},
         "stripped": loaded.stripped,
     }
 

@@ -29,6 +29,8 @@ def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
     config = open_clip.get_model_config(_registered(model_name))
     if model_name.startswith("local-dir:"):
         _name_own_tokenizer(config, Path(model_name.removeprefix("local-dir:")))
+    for part, field, path in _paths(config):  # they are read again from other working folders
+        part[field] = str(Path(path).absolute()) if Path(path).exists() else path
     for option, section, key in (
         ("force_quick_gelu", config, "quick_gelu"),
         ("force_custom_text", config, "custom_text"),
@@ -101,8 +103,8 @@ def _name_own_tokenizer(config: Mapping, folder: Path) -> None:
         text["hf_tokenizer_name"] = str(folder.absolute())
 
 
-def refuse_remote_code(model_name: str) -> None:
-    """Raises UsageError if a model's tokenizer would run code that comes with it.
+def check_text_files(model_name: str) -> None:
+    """Raises UsageError if a model's tokenizer would run code that comes with it, or a local file of its is missing.
 
     OpenCLIP passes `tokenizer_kwargs` on to transformers, from a folder or the hub as well.
     """
@@ -112,13 +114,31 @@ def refuse_remote_code(model_name: str) -> None:
     with suppress(Exception):  # errors of the hub or a folder are raised when the model is made
         config = open_clip.get_model_config(_registered(model_name))
     if config is not None:
+        if model_name.startswith("local-dir:"):  # OpenCLIP reads the tokenizer there, whatever its name
+            (config.get("text_cfg") or {}).pop("hf_tokenizer_name", None)
         _refuse_code(model_name, config)
+        refuse_missing_files(model_name, config)
 
 
 def _refuse_code(where: str, config: Mapping) -> None:
     text = config.get("text_cfg") or {}  # other kinds of models on OpenCLIP's main branch have none
     if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
         raise UsageError(f"{where}: trust_remote_code among its tokenizer_kwargs would run code of others; drop it")
+
+
+def refuse_missing_files(where: str, config: Mapping) -> None:
+    """Raises UsageError for what looks like a local path in an architecture's text tower, and is not there."""
+    for _, field, path in _paths(config):
+        local = field == "bpe_path" or path.startswith(("/", ".", "~")) or path.count("/") > 1  # no ORG/NAME
+        if local and not Path(path).exists():
+            raise UsageError(f"{where}: {field} {path}: there is no such file or folder")
+
+
+def _paths(config: Mapping) -> list[tuple[dict, str, str]]:
+    """What may be a local path in an architecture's text tower: where it stands, its field, and its value."""
+    text = config.get("text_cfg") or {}
+    parts = ((text, "hf_model_name"), (text, "hf_tokenizer_name"), (text.get("tokenizer_kwargs") or {}, "bpe_path"))
+    return [(part, field, part[field]) for part, field in parts if isinstance(part.get(field), str) and part[field]]
 
 
 def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict:
@@ -139,6 +159,7 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
         raise UsageError(
             f"OpenCLIP has no model {model_name} (it has {len(open_clip.list_models())}); --model-config adds one"
         )
+    check_text_files(model_name)
     if "siglip" in model_name.lower() and ":" not in model_name and not known["text_cfg"].get("hf_tokenizer_name"):
         raise UsageError(
             f"{model_name}: for its name OpenCLIP takes SigLIP's tokenizer, which the hub format cannot express: give "
@@ -184,10 +205,10 @@ def trained_settings(file: Path) -> tuple[Path | None, dict[str, Any]]:
     return folders[0], {**found, "quick_gelu": bool(description["model_cfg"].get("quick_gelu"))}
 
 
-def local_tower(description: Mapping) -> str | None:
-    """The local folder from which OpenCLIP reads the text tower's configuration; None if it needs none."""
-    tower = description["model_cfg"]["text_cfg"].get("hf_model_name")
-    return tower if tower and Path(tower).exists() else None
+def local_files(description: Mapping) -> dict[str, str]:
+    """By field, the local paths from which OpenCLIP reads parts of the text tower; the folder has the tokenizer's."""
+    paths = _paths(description["model_cfg"])
+    return {field: path for _, field, path in paths if field != "hf_tokenizer_name" and Path(path).exists()}
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from open_clip_fff.hub import MODEL_FORMS
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_position, read_weights, run_of
 from open_clip_fff.hub.description import (
     CONFIG_NAME,
+    check_text_files,
     folder_description,
     only_errors_logged,
     quick_gelu,
     read_description,
-    refuse_remote_code,
+    refuse_missing_files,
     trained_settings,
 )
 from open_clip_fff.hub.float32_text import float32_text_towers
@@ -170,6 +171,7 @@ def model_from_description(
     """
     import open_clip
 
+    refuse_missing_files(given, description["model_cfg"])
     with tempfile.TemporaryDirectory() as folder:
         try:
             write_config(description, Path(folder))
@@ -244,7 +246,7 @@ def _by_open_clip(
     import open_clip
 
     with as_mistake(f"{source}: cannot be loaded", Exception):  # a corrupt folder, no network, an unknown tag
-        refuse_remote_code(name)
+        check_text_files(name)
         # no pretrained tower parts: all weights come from the source
         with checked_loading(source) as reports, float32_text_towers():
             model, _, preprocess = open_clip.create_model_and_transforms(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.errors import UsageError, as_mistake
-from open_clip_fff.hub.description import CONFIG_NAME, local_tower
+from open_clip_fff.hub.description import CONFIG_NAME, local_files
 
 _MODEL_FILE = re.compile(r".*\.(safetensors|bin|pt|pth)$|(.*/)?" + re.escape(CONFIG_NAME))
 
@@ -18,11 +18,12 @@ def check_name(repository: str) -> None:
 
 
 def check_portable(description: Mapping, repository: str) -> None:
-    """Raises UsageError if the model needs a folder of this machine."""
-    if tower := local_tower(description):
+    """Raises UsageError if the model needs a folder or file of this machine."""
+    fixes = {"hf_model_name": "push that to the hub and name it there, or export", "bpe_path": "export"}
+    for field, path in local_files(description).items():
         raise UsageError(
-            f"--push {repository}: OpenCLIP reads the text tower's configuration from hf_model_name, which is a folder "
-            f"here, {tower}: push that to the hub and name it there, or export without --push"
+            f"--push {repository}: OpenCLIP reads a part of the text tower from {field}, which is a local path, "
+            f"{path}: {fixes[field]} without --push"
         )
 
 

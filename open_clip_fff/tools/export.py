@@ -8,7 +8,7 @@ from pathlib import Path
 from open_clip_fff.atomic_io import check_new_folder
 from open_clip_fff.hub.card import CardInfo, model_card, read_comparison
 from open_clip_fff.hub.checkpoints import read_epoch, read_extra
-from open_clip_fff.hub.description import local_tower, read_description
+from open_clip_fff.hub.description import local_files, read_description
 from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.fusion_files import CONFIG, fusion_to_export, write_fusion
 from open_clip_fff.hub.loading import LoadedModel, add_architectures, model_from_description
@@ -111,7 +111,7 @@ def _print_summary(source: WeightSource, loaded: LoadedModel, info: CardInfo, ou
         print(f"with its fusion model: --discriminator fusion:{out}")
     if info.discriminator:
         print("note: with a discriminator fine-tuned on COCO, COCO figures are not zero-shot; the card says so")
-    if loaded.description and (tower := local_tower(loaded.description)):
-        print(f"note: OpenCLIP reads the text tower's configuration (hf_model_name) from {tower}, here and elsewhere")
+    for field, path in local_files(loaded.description or {"model_cfg": {}}).items():
+        print(f"note: OpenCLIP reads a part of the text tower ({field}) from {path}, here and elsewhere")
     print("checked: stock OpenCLIP, in a separate process, gives the same token ids and, up to float error, logits")
     print(f'load it with open_clip.create_model_and_transforms("local-dir:{out}"); read {out}/README.md')

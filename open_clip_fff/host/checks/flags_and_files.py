@@ -16,7 +16,7 @@ from open_clip_fff.host.checks.open_clip_files import check_coca, check_image_fl
 from open_clip_fff.host.checks.open_clip_flags import check_flags
 from open_clip_fff.host.checks.timm_tower import check_timm_size
 from open_clip_fff.host.generation import TASKS
-from open_clip_fff.hub.description import CONFIG_NAME, refuse_remote_code
+from open_clip_fff.hub.description import CONFIG_NAME, check_text_files
 from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 from open_clip_fff.models.text_design import TextDesign, design_of_config
 
@@ -67,7 +67,7 @@ def _model_config(args: argparse.Namespace) -> dict | None:
 
 def _check_model(args: argparse.Namespace, plan: Plan) -> list[str]:
     for name in filter(None, (args.model, args.distill_model)):
-        refuse_remote_code(name)
+        check_text_files(name)
     config = _model_config(args)
     if config is None:
         return []
