@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
@@ -192,6 +193,21 @@ def test_a_name_beside_a_file_loses_no_preprocessing_in_silence(tiny_name, tmp_p
     assert "was trained with mean (0.5, 0.5, 0.5), and tiny-clip has (0.48" in mean and str(path.parent) in mean
     assert "was trained with quick_gelu True, and tiny-clip has False" in quick
     assert load_model(str(path.parent)).notes == ()
+
+
+def test_the_colour_beside_images_is_kept(tiny_name, trainer, tmp_path, export_here):
+    """`resize_mode` longest fills up with it; no flag of OpenCLIP's sets it, a hub folder may."""
+    save_lone(tmp_path / "lone.pt", tiny_name)
+    export_here(tmp_path / "lone.pt", tmp_path / "model", model=tiny_name)
+    path = tmp_path / "model" / "open_clip_config.json"
+    description = json.loads(path.read_text())
+    assert "fill_color" not in description["preprocess_cfg"]
+    description["preprocess_cfg"] |= {"fill_color": 255, "resize_mode": "longest"}
+    path.write_text(json.dumps(description))
+    assert trainer("--method", "clip", "--model", f"local-dir:{path.parent}", "--name", "run") == 0
+    wide = Image.new("RGB", (64, 32))
+    pixels = [load_model(str(given)).preprocess(wide) for given in (path.parent, trainer.run("run"))]
+    assert torch.equal(*pixels) and pixels[0].max() > 1
 
 
 def test_a_lone_checkpoint_of_any_age(tiny_name, tmp_path, export_here):

@@ -47,11 +47,9 @@ def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
         config["init_logit_bias"] = float(options.get("init_logit_bias", config.get("init_logit_bias", 0.0)))
     if model.logit_scale.ndim:
         config["nonscalar_logit_scale"] = True
-    preprocess = model.visual.preprocess_cfg
-    return {
-        "model_cfg": config,
-        "preprocess_cfg": {key: preprocess[key] for key in ("mean", "std", "interpolation", "resize_mode")},
-    }
+    images = model.visual.preprocess_cfg
+    kept = ("mean", "std", "interpolation", "resize_mode", *(["fill_color"] if images.get("fill_color") else []))
+    return {"model_cfg": config, "preprocess_cfg": {key: images[key] for key in kept}}
 
 
 def write_description(description: dict, folder: Path) -> None:
