@@ -14,6 +14,7 @@ from PIL import Image
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
+from open_clip_fff.hub.description import describe
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.hub.stock_check import check_in_stock_process
 from open_clip_fff.hub.stock_outputs import model_outputs
@@ -278,6 +279,16 @@ def test_a_timm_tower_at_another_size_is_beyond_the_hub_format(trainer, tmp_path
     assert trainer(*argv, "--name", "run") == 0
     with pytest.raises(UsageError, match="a timm tower at its own image size"):
         export_here(trainer.run("run"), tmp_path / "model")
+    # with rotary positions the weights fit all the same
+    tower = {"timm_model_name": "vit_small_patch16_rope_224", "timm_model_pretrained": False, "image_size": 224}
+    config.write_text(json.dumps({**TIMM, "vision_cfg": {**TIMM["vision_cfg"], **tower, "timm_pool": "avg"}}))
+    open_clip.add_model_config(config)
+    model = open_clip.create_model("tiny-timm", force_image_size=112)
+    torch.save(model.state_dict(), tmp_path / "lone.pt")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(describe("tiny-timm", model, {"force_image_size": 112})))
+    with pytest.raises(UsageError, match="a timm tower at its own image size"):
+        write(choose_weights([tmp_path / "lone.pt"], None, False, None), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.slow

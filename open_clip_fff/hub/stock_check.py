@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.hub import stock_outputs
 from open_clip_fff.hub.float32_text import half_precision_fix
 from open_clip_fff.hub.loading import LoadedModel
@@ -25,7 +25,9 @@ def check_in_stock_process(folder: Path, loaded: LoadedModel) -> float:
 
     Raises UsageError if stock OpenCLIP does not load the folder, or its pixels, token ids or logits differ.
     """
-    ours = stock_outputs.model_outputs(loaded.model, loaded.preprocess, loaded.tokenizer)
+    why = f"{loaded.given}: OpenCLIP cannot run it as the hub format describes it"
+    with as_mistake(why, Exception, fix="it builds a timm tower at its own image size"):  # the weights may fit any
+        ours = stock_outputs.model_outputs(loaded.model, loaded.preprocess, loaded.tokenizer)
     if not ours["logits"].isfinite().all():
         raise UsageError(f"{loaded.given}: its logits are not finite, so the training diverged; nothing was exported")
     try:
