@@ -39,7 +39,9 @@ def check_new_folder(out: Path) -> None:
     with as_mistake(f"--out {out}: cannot be written", OSError):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"--out {out}: exists already; name another folder, or remove it")
-        if out.is_mount():
+        if out.is_dir() and out.samefile("."):
+            raise UsageError(f"--out {out}: is the current folder, which a finished one cannot replace; name one in it")
+        if out.resolve().is_mount():
             raise UsageError(f"--out {out}: is a mount point, which no finished folder can replace; name one in it")
     check_writable(out.resolve().parent, f"--out {out}")
 

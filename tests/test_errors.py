@@ -57,7 +57,7 @@ def test_what_sigterm_ends_leaves_nothing_unfinished(tmp_path, capsys):
     assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_an_output_folder_is_tried_before_the_work(tmp_path):
+def test_an_output_folder_is_tried_before_the_work(tmp_path, monkeypatch):
     """And leaves no trace of that; a link to an empty folder is written through."""
     new, linked, link = tmp_path / "below" / "new", tmp_path / "linked", tmp_path / "link"
     linked.mkdir()
@@ -71,6 +71,11 @@ def test_an_output_folder_is_tried_before_the_work(tmp_path):
     for bad in ("/proc/none", "/proc/none/below", tmp_path / ("x" * 300), tmp_path / "linked" / "weights" / "below"):
         with pytest.raises(UsageError, match=rf"--out {bad}: cannot be written"):
             check_new_folder(Path(bad))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for here in (".", "../here", str(tmp_path / "here")):
+        with pytest.raises(UsageError, match=rf"--out {here}: is the current folder, .*; name one in it"):
+            check_new_folder(Path(here))
 
 
 def test_a_value_that_a_flag_does_not_take(refused):
