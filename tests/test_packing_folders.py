@@ -111,6 +111,28 @@ def test_a_jfif_is_a_jpeg(pack, tmp_path):
     assert "rows by name" in pack(tmp_path / "t.json", "--out", tmp_path / "table", "--dry-run").out
 
 
+def test_captions_in_a_table_above_the_pictures_are_told_before_writing(pack, refused, pictures, tmp_path):
+    folder = pictures.parent / "in"
+    folder.mkdir()
+    pictures.rename(folder / "images")
+    none = "none of the first 8 images has a caption beside it"
+    done = pack(folder, "--out", tmp_path / "none", "--dry-run")
+    assert f"{none}; open-clip-fff caption can write them for the shards\n" in done.out
+    (folder / "images" / "0.json").write_text('{"width": 3}')  # of img2dataset, without a caption
+    table = csv(folder / "all.csv", [("image", "caption"), *((f"{n}.png", f"caption {n}") for n in range(8))])
+    hint = f"{none}; all.csv may hold them: open-clip-fff pack {table} --image-root FOLDER, where its paths start\n"
+    assert f"warning: {hint}" in pack(folder, "--out", tmp_path / "none", "--dry-run").out
+    done = pack(folder, "--out", tmp_path / "none")
+    assert done.out.index(hint) < done.out.index("8 without a caption")
+    assert done.out.endswith("no sample has a caption: training needs some, of open-clip-fff caption or a table\n")
+    pack(table, "--out", tmp_path / "out", "--image-root", folder / "images")
+    assert all(x["txt"] for x in samples(tmp_path / "out" / "00000.tar"))
+    line = refused(folder, "--captions", table)
+    assert f"goes with shards, and {folder} is a folder; give the table as SOURCE, with --image-root" in line
+    (folder / "images" / "7.txt").write_text("a caption")
+    assert none not in pack(folder, "--out", tmp_path / "some").out
+
+
 def test_a_folder_without_pictures_says_what_it_holds(refused, tmp_path):
     (tmp_path / "in" / "0").mkdir(parents=True)
     for number in range(3):

@@ -3,9 +3,12 @@
 import os
 import posixpath
 import re
+import shlex
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import numpy as np
 from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.sources import field_values, fields_of, listed_texts
+from open_clip_fff.data.table_columns import column_names
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.folder_files import (
@@ -32,10 +36,11 @@ from open_clip_fff.tools.pack.rows import SourceRow, batched
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource
 from open_clip_fff.tools.pack.splits import mixed_folders
-from open_clip_fff.tools.pack.tables.table import SourceTable
+from open_clip_fff.tools.pack.tables.table import SourceTable, form
 from open_clip_fff.tools.shards.share import Share
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # Hugging Face's ImageFolder
+FIRST = 200  # images beside which captions are looked for
 FILE_NAME = "file_name"  # the column that names an image, relative to its table
 COMPARED = 65_536  # images that are compared with a table at a time
 _NOT_IN_KEYS = re.compile(r"[^\w-]+")  # a key ends at the first dot
@@ -44,7 +49,8 @@ _NOT_IN_KEYS = re.compile(r"[^\w-]+")  # a key ends at the first dot
 def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
     """Checks a folder of images. Raises UsageError if there is none."""
     folder, unused = Path(settings.source), UnusedFiles()
-    if next(folder_rows(folder, False, unused), None) is None:
+    first = list(islice(folder_rows(folder, False, unused), FIRST))
+    if not first:
         holds = "".join(f"; it holds {line}" for line in unused.lines)
         holds += next((f"; {fix}" for suffix, fix in FIXES.items() if f" {suffix} (" in holds), "")
         for suffix in ("tar", "parquet"):
@@ -70,10 +76,28 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
 
     fields, texts = ", ".join(settings.json_keys), ", ".join(f"NAME{suffix}" for suffix in CAPTION_SUFFIXES)
     lines = [f"{folder}: images, with captions from {texts} and NAME.json ({fields}) beside them"]
+    lines += _captions_elsewhere(folder, first, settings.json_keys)
     lines += mixed_folders(path for path in folder.iterdir() if path.is_dir())
     if settings.seed is None:
         lines.append("they are packed folder by folder; where these are classes, --shuffle SEED makes better shards")
     return PreparedSource(lines, open_in)
+
+
+def _captions_elsewhere(folder: Path, rows: Sequence[SourceRow], json_keys: tuple[str, ...]) -> list[str]:
+    """A line where no image of these rows has a caption, with tables in the folder that may hold them."""
+    for row in rows:
+        with suppress(SkipSample):
+            item = folder_item(row._asdict(), folder, json_keys)
+            if item.raw or item.more:
+                return []
+    files = [Path(name) for name, is_folder in entries_of(folder) if not is_folder]
+    stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
+    tables = [file.name for file in files if form(file.name) and file.stem not in stems]
+    none = f"none of the first {plural(len(rows), 'images')} has a caption beside it"
+    if not tables:
+        return [f"{none}; open-clip-fff caption can write them for the shards"]
+    command = f"open-clip-fff pack {shlex.quote(str(folder / tables[0]))} --image-root FOLDER"
+    return [f"warning: {none}; {column_names(tables)} may hold them: {command}, where its paths start"]
 
 
 def folder_rows(

@@ -109,6 +109,8 @@ def check_flags(kind: SourceKind, settings: PackSettings) -> None:
     for flag, (value, kinds) in given.items():
         if value and kind.name not in kinds.split():
             fix = "; it names columns of --captions" if kind.name == "shards" and "key" in flag else ""
-            raise UsageError(
-                f"{flag}: goes with a {kinds.replace(' ', ' or ')}, and {settings.source} is {kind.name}{fix}"
-            )
+            if flag == "--captions" and kind.name == "folder":
+                fix = "; give the table as SOURCE, with --image-root for its paths"
+            names = kinds.replace(" ", " or "), kind.name
+            fits, what = (name if name == "shards" else f"a {name}" for name in names)
+            raise UsageError(f"{flag}: goes with {fits}, and {settings.source} is {what}{fix}")

@@ -107,7 +107,8 @@ def ending(folder: OutFolder, source: SampleSource) -> list[str]:
         return lines
     usable = counts[IMAGES] - counts[NONE]  # training skips images without a caption
     if not usable:
-        return [*lines, "no sample has a caption: training needs some, of open-clip-fff caption, --captions or a table"]
+        more = "--captions" if isinstance(source, ShardSource) else "a table"
+        return [*lines, f"no sample has a caption: training needs some, of open-clip-fff caption or {more}"]
     held = braces(stem for stem, found in records.items() if found is None or found.counts[IMAGES])
     missing = len(source.shards) - len(done)
     if missing and len(held) > MOST_NAMES:  # e.g. every eighth shard, for a share
