@@ -270,7 +270,8 @@ def test_tables_that_cannot_be_meant(refused, tokens, tmp_path):
 
 def test_flags_that_cannot_work(refused, tokens, pictures, tars, tmp_path):
     assert "--group: goes with a table" in refused(pictures, "--group")
-    assert "--shuffle: goes with a table or folder" in refused(tars, "--shuffle", "0")
+    line = refused(tars, "--shuffle", "0")
+    assert f"--shuffle: goes with a table or folder, and {tars} is shards; leave it out" in line
     assert "--captions: goes with" in refused(tokens, "--captions", tmp_path)
     assert "--class-from-folder: goes with a folder" in refused(tokens, "--class-from-folder")
     for flag, value in (("--resize", "0"), ("--quality", "101"), ("--images-per-shard", "0"), ("--workers", "-1")):

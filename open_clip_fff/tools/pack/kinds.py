@@ -109,7 +109,9 @@ def check_flags(kind: SourceKind, settings: PackSettings) -> None:
     for flag, (value, kinds) in given.items():
         if value and kind.name not in kinds.split():
             fix = "; it names columns of --captions" if kind.name == "shards" and "key" in flag else ""
-            if flag == "--captions" and kind.name == "folder":
+            if flag == "--shuffle":
+                fix = "; leave it out"
+            elif flag == "--captions" and kind.name == "folder":
                 fix = "; give the table as SOURCE, with --image-root for its paths"
             names = kinds.replace(" ", " or "), kind.name
             fits, what = (name if name == "shards" else f"a {name}" for name in names)
