@@ -155,6 +155,19 @@ def test_tables_of_images_that_cannot_be_meant(pack, refused, hugging_face, tmp_
     assert "are empty there" in refused(tmp_path / "none.parquet")
 
 
+def test_captions_in_columns_that_are_not_guessed_are_named_before_writing(pack, pictures, tmp_path):
+    texts = {"caption_en": [None, "a cat"], "Title de": ["", "eine Katze"], "caption_zh": ["猫", "猫"]}
+    others = {"alt": ["0.5", "7"], "caption_score": [0.3, 0.2], "salty": ["a", "b"], "text_url": ["x", "y"]}
+    table = write(tmp_path / "in" / "x.parquet", IMAGES[:2], kind=pa.binary(), **texts, **others)
+    for more in (["--dry-run"], []):
+        out = pack(table, "--out", tmp_path / "out", "--url-key", "text_url", *more).out
+        keys = "'caption_en;Title de;caption_zh'"
+        assert f"no column of captions (--caption-key {keys} would take what may be some)\n" in out
+        assert out.index(keys) < out.index("2 without a caption")
+    out = pack(table, "--out", tmp_path / "taken", "--caption-key", "caption_en;Title de;caption_zh").out
+    assert "2 raw captions" not in out and "captions by `caption_en`, `Title de`, `caption_zh`\n" in out
+
+
 def test_a_parquet_that_lost_rows_after_it_was_listed(pack, hugging_face, tmp_path):
     pack(hugging_face, "--out", tmp_path / "out", "--images-per-shard", 3)
     part = hugging_face / "train-00001-of-00002.parquet"

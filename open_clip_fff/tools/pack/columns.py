@@ -1,9 +1,12 @@
 """The columns of a table for images, captions and more: as given, or guessed by common names."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain, islice
 
+from open_clip_fff.data.sources import caption_texts
 from open_clip_fff.data.table_columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
@@ -19,6 +22,9 @@ PATH_NAMES = (
 INLINE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "bytes")
 URL = re.compile(r"https?://")
 IN_BASE64 = " has images in base64: write them as files, or as bytes into a parquet"
+CAPTION_LIKE = re.compile(r"caption|text|title|(?<![^\W_])alt(?![^\W_])", re.IGNORECASE)
+LETTER = re.compile(r"[^\W\d_]")
+TRIED = 16  # first rows in which captions are looked for
 BASE64 = re.compile(r"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD")  # how base64 of images begins
 IMAGE_OR_URL = re.compile(r"^https?://|\.(jpe?g|jfif|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
 
@@ -101,7 +107,10 @@ def columns_line(table: SourceTable, given: ColumnNames, columns: ColumnNames) -
         parts.append(f"{inside} `{columns.image}`{guessed}")
     guessed = "" if given.captions or table.captions else " (guessed; --caption-key names others)"
     captions = ", ".join(f"`{name}`" for name in columns.captions)
-    parts.append(f"captions by {captions}{guessed}" if captions else "no column of captions (--caption-key names some)")
+    fix = "--caption-key names some"
+    if not captions and (possible := _possible_captions(table, columns)):
+        fix = f"--caption-key {shlex.quote(';'.join(possible))} would take what may be some"
+    parts.append(f"captions by {captions}{guessed}" if captions else f"no column of captions ({fix})")
     return f"{table.name}: {', '.join(parts)}"
 
 
@@ -113,6 +122,15 @@ def unused_columns(table: SourceTable, columns: ColumnNames, *others: str) -> li
     read |= {*own_columns(columns.captions, table.columns)}
     names = [name for name in table.columns if name not in read]
     return [f"{len(names)} of {plural(len(table.columns), 'columns')} ({column_names(names)})"] if names else []
+
+
+def _possible_captions(table: SourceTable, columns: ColumnNames) -> list[str]:
+    """Columns, used for nothing else, whose names are those of captions and whose first rows have text."""
+    used = {*table.inline, *columns.keep, columns.image, columns.url, columns.label}
+    names = [name for name in table.columns if name not in used and CAPTION_LIKE.search(name)]
+    rows = [row.cells for row in islice(table.rows(names), TRIED)] if names else []
+    table.skipped.clear()  # rows that cannot be read are told when all are
+    return [name for name in names if any(map(LETTER.search, chain(*(caption_texts(row[name]) for row in rows))))]
 
 
 def _guess_captions(columns: Sequence[str]) -> tuple[str, ...]:
