@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from open_clip_fff.atomic_io import atomic_file, atomic_folder, check_new_folder
+from open_clip_fff.cli import main
 from open_clip_fff.commands.program import as_program
 from open_clip_fff.errors import UsageError
 from tests.conftest import colour_sample, write_tar
@@ -37,6 +38,18 @@ def test_an_unknown_flag_with_a_suggestion(refused):
     line = refused("--caption-per-image", "5")
     assert "--caption-per-image" in line and "did you mean --captions-per-image" in line
     assert "did you mean --batch-size" in refused("--batchsize", "5")
+
+
+def test_names_that_the_shell_has_expanded(refused, tmp_path, capsys):
+    fix = "where the shell has expanded braces or *, quote them, as in 'data/{00000..00099}.tar'\n"
+    shards = [f"d/{number:05d}.tar" for number in range(500)]
+    line = refused("--epochs", "1", data=["--train-data", *shards, "--caption-per-image", "5"])
+    assert line.endswith(f"error: unrecognized arguments: d/00001.tar and 500 more; {fix}"[:-1])
+    assert main(["pack", *shards[:2], "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.endswith(f"error: unrecognized arguments: d/00001.tar; {fix}")
+    assert main(["embed", "--out", str(tmp_path / "out"), "--train-data", *shards[:3]]) == 2
+    assert capsys.readouterr().err.endswith(f"error: unrecognized arguments: d/00001.tar and 1 more; {fix}")
+    assert "(did you mean --train-data?)" in refused("--traindata", shards[0])
 
 
 def test_what_sigterm_ends_leaves_nothing_unfinished(tmp_path, capsys):

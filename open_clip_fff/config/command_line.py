@@ -5,7 +5,7 @@ import argparse
 import open_clip_train.params as oc_params
 
 from open_clip_fff.config.flags import flag_parser
-from open_clip_fff.config.parsers import OneLineParser, did_you_mean
+from open_clip_fff.config.parsers import UNKNOWN, OneLineParser, did_you_mean
 from open_clip_fff.errors import UsageError
 from open_clip_fff.patching import View, replaced
 
@@ -33,7 +33,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
             args = oc_params.parse_args(argv)
     except UsageError as error:
         line = str(error)
-        unknown = line.partition("unrecognized arguments: ")[2].split()
+        unknown = line.partition(UNKNOWN)[2].split()
         known = [*made[0]._option_string_actions, *flag_parser()._option_string_actions]
         hints = (did_you_mean(word, known) for word in unknown if word.startswith("--"))
         raise UsageError(line + "".join(hints)) from None

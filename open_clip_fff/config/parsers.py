@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import re
 import textwrap
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -10,6 +11,8 @@ from typing import Any, NoReturn
 from open_clip_fff.config.fields import as_flag
 from open_clip_fff.errors import UsageError
 
+UNKNOWN = "unrecognized arguments: "  # argparse's words
+DATA = re.compile(r"\.(tar|csv|tsv|parquet|jsonl?)(\.\w+)?$")  # names of shards and tables, compressed or not
 CLOSE = 0.7  # of difflib's ratio, without the dashes; below it a suggestion is a guess
 
 
@@ -17,6 +20,11 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser that raises a UsageError of one line for a mistake, without printing usage; it refuses inf and nan."""
 
     def error(self, message: str) -> NoReturn:
+        first, *others = message.partition(UNKNOWN)[2].split() or [""]
+        if DATA.search(first):
+            more = f" and {len(others):,} more" if others else ""
+            fix = "where the shell has expanded braces or *, quote them, as in 'data/{00000..00099}.tar'"
+            raise UsageError(f"{UNKNOWN}{first}{more}; {fix}")
         raise UsageError(message)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
