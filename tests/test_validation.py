@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shutil
 
 import numpy as np
 import open_clip
@@ -260,6 +261,24 @@ def test_a_damaged_validation_image_is_not_counted_with_the_training_rows(traine
     log = trainer.log("run")
     assert "bad.png cannot be read" in log and "Rows skipped or damaged in epoch" not in log
     assert [row["num_images"] for row in results(trainer, "run")] == [33, 33]  # the next row stood in
+
+
+def test_validation_on_what_is_trained_is_told(trainer, shards, csv, tmp_path, monkeypatch, capsys):
+    told = "in --train-data, too: its figures are of images that are trained on\n"
+    monkeypatch.chdir(shards)
+    (tmp_path / "copy").mkdir()
+    shutil.copy("00.tar", tmp_path / "copy" / "00.tar")
+    for name, (val, line) in {
+        "one": ("./03.tar", "--val-data: ./03.tar is"),
+        "two": ("{02..03}.tar", "--val-data: 02.tar and 1 more are"),
+        "none": (str(tmp_path / "copy" / "00.tar"), None),
+    }.items():
+        argv = ["--method", "clip", "--val-data", val, "--val-num-samples", "16", "--name", name]
+        assert trainer(*argv) == 0
+        out = capsys.readouterr().out
+        assert told not in out if line is None else f"warning: {line} {told}" in out
+    assert trainer("--method", "clip", "--val-data", str(csv), "--name", "table", data=trainer.table) == 0
+    assert f"warning: --val-data: {csv} is {told}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("precision", ["amp_bf16", "pure_bf16"])

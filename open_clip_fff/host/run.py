@@ -25,7 +25,7 @@ from open_clip_fff.host.checkpoints.mid_epoch import mid_epoch_seams
 from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, find_checkpoint
 from open_clip_fff.host.checkpoints.resuming import resuming
 from open_clip_fff.host.checks.changed_settings import change_notes
-from open_clip_fff.host.checks.data import sidecar_notes
+from open_clip_fff.host.checks.data import sidecar_notes, validation_notes
 from open_clip_fff.host.checks.epoch_length import check_table_rows, check_tar_rows, forecast_epochs, rows_of_data
 from open_clip_fff.host.checks.flags_and_files import check_host
 from open_clip_fff.host.checks.idle_flags import idle_flag_notes, imagenet_notes
@@ -87,7 +87,8 @@ def _train(command: Command) -> None:
             total = f"warning: --epochs {args.epochs}: is the total"
             found.append(f"{total}; {resumed.checkpoint} has trained {epoch}: nothing is left")
         found += change_notes(args, plan, resumed.checkpoint)
-        _warn(args, plan, [*found, *resumed.notes, *sidecar_notes(args, plan), *warnings])
+        found += [*resumed.notes, *sidecar_notes(args, plan), *validation_notes(args, plan)]
+        _warn(args, plan, [*found, *warnings])
         if plan.given:
             plan = _introduced(args, plan, rows, epoch, rows_line)
             _fill(args, plan)

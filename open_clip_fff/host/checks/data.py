@@ -7,7 +7,7 @@ from open_clip_train.data import get_dataset_size
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.data_sets import BETWEEN, check_files, dataset_kind, expand_shards, parquet_name
+from open_clip_fff.data.data_sets import BETWEEN, SCHEME, check_files, dataset_kind, expand_shards, parquet_name
 from open_clip_fff.data.row_counts import row_counts
 from open_clip_fff.data.sidecar import NO_CAPTIONS
 from open_clip_fff.data.sources import CaptionReader
@@ -34,6 +34,22 @@ def check_data(args: argparse.Namespace, plan: Plan) -> None:
         if plan.given and args.train_num_samples is None:
             _check_one_folder(args.train_data)
         _check_val_sidecar(args, plan.captions)
+
+
+def validation_notes(args: argparse.Namespace, plan: Plan) -> list[str]:
+    """A line where files of --val-data are trained on, too; none without a flag of ours."""
+    if not plan.given or not args.train_data or not args.val_data:
+        return []
+    trained = {_resolved(url) for url in expand_shards(args.train_data)}
+    both = [url for url in expand_shards(args.val_data, "--val-data") if _resolved(url) in trained]
+    if not both:
+        return []
+    what = f"{both[0]} is" if len(both) == 1 else f"{both[0]} and {len(both) - 1:,} more are"
+    return [f"warning: --val-data: {what} in --train-data, too: its figures are of images that are trained on"]
+
+
+def _resolved(url: str) -> str:
+    return url if SCHEME.match(url) else os.path.realpath(url)
 
 
 def sidecar_notes(args: argparse.Namespace, plan: Plan) -> list[str]:
