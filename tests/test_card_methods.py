@@ -75,7 +75,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
         GROUPED,
         [
             "CLIP in GRIT-VLP's grouped mini-batches (Byun et al., ECCV 2022, @2208.04060)",
-            "a softmax with one positive per image, which is CLIP's (@2103.00020)",
+            "a softmax with one caption per image, CLIP's (@2103.00020), but rows of the same image are positives",
             "**Mining**: nothing: an image's positives are its own captions alone.",
             "mini-batches are of similar samples (GRIT-VLP, @2208.04060)",
             "from epoch 1 on, which 1 epoch of training did not reach (epoch 0 is random)",

@@ -261,8 +261,12 @@ def test_the_preview_ends_where_all_is_found(tmp_path, shards, monkeypatch):
         assert preview_shard(url, dataclasses.replace(found, **lacks)).rows == 16
     (tmp_path / "image.png").write_bytes(colour_image("red", 1))
     (tmp_path / "a.csv").write_text("image,text\n" + f"{tmp_path}/image.png,a square\n" * 9)
-    preview = preview_csv(str(tmp_path / "a.csv"), ",", "image", CaptionSettings(1, "all", ("text",)))
+    preview = preview_csv(str(tmp_path / "a.csv"), ",", "image", settings := CaptionSettings(1, "all", ("text",)))
     assert (preview.rows, preview.images, preview.empty) == (4, 4, 0)
+    again = (
+        "  8 rows with the image of an earlier one: open-clip-fff pack --group makes one sample of all rows of an image"
+    )
+    assert again in preview_lines([preview], settings)
 
 
 def test_the_preview_shows_repeats_and_empty_rows(tmp_path):

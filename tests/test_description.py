@@ -103,7 +103,10 @@ def test_losses_are_who_they_are(tmp_path):
     mined = words("--method", "fff", "--positive-weight", "mined-per-anchor")["loss"]
     assert "an own caption weighs 1, the mined positives of an image together 1;" in mined + ";"
     one = words("--loss", "softmax", "--caption-policy", "first")["loss"]
-    assert one == "a softmax with one positive per image, which is CLIP's (arXiv 2103.00020)"
+    assert one == (
+        "a softmax with one caption per image, CLIP's (arXiv 2103.00020), "
+        "but rows of the same image are positives of each other"
+    )
     assert "any number" in words("--loss", "softmax", "--captions-per-image", "2")["loss"]
     itc = words("--loss", "s-itc", "--itc-stop-gradient", "--itc-consistency", "0.2", trained=1)["loss"]
     assert "MAFA's S-ITC (arXiv 2312.06112)" in itc and "0.2 times a consistency" in itc

@@ -98,7 +98,10 @@ def test_fff_with_its_own_mining_and_accumulation(trainer, capsys):
 
 def test_the_method_is_clip_in_grouped_batches(trainer, capsys):
     assert trainer("--method", "grit", "--group-search-space", "32", "--epochs", "2", *STILL, "--name", "grit") == 0
-    assert "a softmax with one positive per image, which is CLIP's (arXiv 2103.00020)" in capsys.readouterr().out
+    assert (
+        "a softmax with one caption per image, CLIP's (arXiv 2103.00020), but rows of the same image"
+        in capsys.readouterr().out
+    )
     assert trainer("--method", "clip", "--epochs", "1", "--seed", "0", *STILL, "--name", "clip") == 0
     first = [re.search(r"[Ll]oss: ([\d.]+)", trainer.log(name))[1] for name in ("grit", "clip")]
     assert first[0] == first[1]  # the first step of both

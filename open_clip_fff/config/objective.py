@@ -207,7 +207,7 @@ class LossSettings(Settings):
     ) -> Topic:
         """The loss and its origin.
 
-        `upstream` chooses among OpenCLIP's own losses. `single`: whether an image's one caption is its only positive.
+        `upstream` chooses among OpenCLIP's own losses. `single`: whether a row's one caption is its only own.
         `plugins`: modules that may define the loss. `trained` is as in `topics.since`.
         """
         if self.stock:
@@ -219,8 +219,9 @@ class LossSettings(Settings):
             parts = (f"FFF's Eq. 2 ({FFF}), {about}", *self._weights(), f"the sum divided by {over}")
             return Topic("loss", (*parts, *self._products()))
         if self.name == "softmax" and single:
-            parts = (f"a softmax with one positive per image, which is CLIP's ({CLIP})",)
-            return Topic("loss", (*parts, *self._products()))
+            rows = "but rows of the same image are positives of each other"
+            about = f"a softmax with one caption per image, CLIP's ({CLIP}), {rows}"
+            return Topic("loss", (about, *self._products()))
         if self.name == "softmax":
             about = f"a softmax over FFF's assignment ({FFF}), each target spread evenly over its positives"
             parts = (about, *self._weights(), "any number of positives per image")

@@ -145,6 +145,11 @@ def _lines(preview: Preview, captions: CaptionSettings, tokens: int | None) -> l
         lines.append(f"  {plural(preview.torn, 'rows')} whose files do not follow each other: {FOLLOW}")
     if preview.empty:
         lines.append(f"  {plural(preview.empty, 'rows')} without a caption: training skips them")
+    if preview.again:
+        lines.append(
+            f"  {plural(preview.again, 'rows')} with the image of an earlier one: open-clip-fff pack --group makes one "
+            "sample of all rows of an image"
+        )
     if preview.broken:
         lines.append(
             f"  {plural(preview.broken, 'rows')} with a caption of several lines: json has lists of captions, "
