@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import torch
 from open_clip_train.data import DataInfo
 
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.data_sets import check_files
+from open_clip_fff.data.data_sets import check_files, check_tars
 from open_clip_fff.data.preview import preview_sets, preview_shard
 from open_clip_fff.data.preview_text import check, check_validation, preview_lines
 from open_clip_fff.data.shards import as_usage_errors, read_samples
@@ -93,6 +94,9 @@ def test_what_cannot_be_opened_is_told_before_it_is_tried(shards, tmp_path, monk
     check_files("--train-data", ["pipe:cat x", "https://x/0.tar", "file:/x/0.tar", "gs://x/0.tar"])
     told = refused(str(shards))
     assert f"{shards} is a folder; name the table in it, or its tars, as '{shards}/{{00000..00099}}.tar'" in told
+    tars = f"{shards} is a folder; name its tars, as '{shards}/{{00000..00099}}.tar'; open-clip-fff pack makes tars of"
+    with pytest.raises(UsageError, match=re.escape(tars)):  # where no table is read
+        check_tars("--train-data", [str(shards)])
     assert "* is not expanded" in refused(f"{shards}/*.tar")
     assert "a quoted ~ is not expanded" in refused("~/0.tar")
     assert "a variable of that name is not set" in refused("$NOWHERE/0.tar")

@@ -128,8 +128,11 @@ def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
     return "webdataset" if extension == "tar" else "csv"
 
 
-def check_files(flag: str, urls: Iterable[str]) -> None:
-    """Raises UsageError if a local shard or table does not exist or is a folder, or webdataset cannot open a url."""
+def check_files(flag: str, urls: Iterable[str], tables: bool = True) -> None:
+    """Raises UsageError if a local shard or table does not exist or is a folder, or webdataset cannot open a url.
+
+    `tables`: whether tables are read, which the line on a folder then offers.
+    """
     urls = list(urls)
     paths = [url for url in urls if not SCHEME.match(url)]
     missing = [path for path in paths if not os.path.exists(path)]
@@ -137,7 +140,9 @@ def check_files(flag: str, urls: Iterable[str]) -> None:
         also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
         raise UsageError(f"{flag}: {shown(missing[0])} does not exist{also}; {_path_fix(missing[0])}")
     if folder := next(filter(os.path.isdir, paths), None):
-        fix = f"name the table in it, or its tars, as '{folder.rstrip('/')}/{{00000..00099}}.tar'"
+        tars = f"its tars, as '{folder.rstrip('/')}/{{00000..00099}}.tar'"
+        of_others = f"name {tars}; open-clip-fff pack makes tars of images or a table"
+        fix = f"name the table in it, or {tars}" if tables else of_others
         raise UsageError(f"{flag}: {folder} is a folder; {fix}")
     remote = {match[1]: url for url in reversed(urls) if (match := SCHEME.match(url))}
     for scheme in sorted(remote.keys() - _opened_schemes()) if remote else ():
@@ -150,7 +155,7 @@ def check_files(flag: str, urls: Iterable[str]) -> None:
 def check_tars(flag: str, urls: Iterable[str]) -> None:
     """Raises UsageError as `check_files`, and for a local table, which these commands do not read."""
     urls = list(urls)
-    check_files(flag, urls)
+    check_files(flag, urls, tables=False)
     for url in urls:
         if not SCHEME.match(url) and url.lower().endswith(TABLES):
             raise UsageError(f"{flag}: {url} is a table and no tar; open-clip-fff pack makes shards of it")
