@@ -227,7 +227,13 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, training, tmp_pat
         ([], [*training, "--batchsize", "4"], "did you mean --batch-size"),
         (["--image", "4"], training, "--image"),
         (["--images", "1"], training, "--images 1: must be 2 or more"),
-        (["--images", "5", "--global-batch", "4096"], training, "take 203 or more"),
+        (
+            ["--images", "5", "--global-batch", "4096"],
+            training,
+            "--images: 5 images are too few: 1 mined caption per image in batches of 4,096 (--global-batch) is 0.0049 "
+            "pairs among them, and at least 10 are needed; take 203 images or more",
+        ),
+        (["--images", "5"], training[:-2], "of 4,096 (the default; give the --batch-size you train with) is"),
         (["--global-batch", "1"], training, "--global-batch 1"),
         (["--mined-per-image", "0"], training, "--mined-per-image 0: must be more than 0"),
         (["--mined-per-image", "900"], training, "an image meets"),

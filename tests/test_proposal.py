@@ -293,7 +293,7 @@ def test_equal_captions_tie():
 def test_what_to_know_before_trusting_them():
     f = random_features(300, 2, d=16)
     unknown = said(f)
-    assert re.search(r"only \d% of images' own captions outscore p1", unknown)
+    assert re.search(r"only \d\.\d% of images' own captions outscore p1", unknown)
     assert "p1′ is as high as p1" not in unknown and "chance" not in unknown
     known = f._replace(text=F.normalize(f.image[:, None] + 0.5 * f.text, dim=-1))
     assert "own captions outscore" not in said(known)
@@ -313,7 +313,7 @@ def test_images_that_are_there_twice_tie_below_the_quantile():
 
 def test_what_cannot_be_told_is_refused():
     f = random_features(30, 2)
-    with pytest.raises(UsageError, match=r"30 images are too few .* batches of 4,096.*take 203 or more"):
+    with pytest.raises(UsageError, match=r"30 images are too few: .* batches of 4,096 is .*take 203 images or more"):
         proposed(f, MiningConfig(), 4096, 1.0)
     with pytest.raises(UsageError, match=r"an image meets 1\.5 captions of others; mine fewer"):
         one = f._replace(valid=torch.tensor([[True, False], [True, True]] * 15))

@@ -41,12 +41,12 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     add("--workers", type=int, default=4, help="threads that decode (default: 4)")
     least = {"images": 2, "global_batch": 2, "match_pairs": 1, "workers": 0, "seed": 0}
     args, plan = parse_sample(parser, argv, least)
-    args.batch_from = "(--global-batch)"
+    args.batch_from = " (--global-batch)"
     if args.global_batch is None:
-        args.global_batch = DEFAULT_BATCH
+        args.global_batch, args.batch_from = DEFAULT_BATCH, " (the default; give the --batch-size you train with)"
         if args.batch_given:
             args.global_batch = args.one_process_batch
-            args.batch_from = "(--batch-size of one process; --global-batch sets another)"
+            args.batch_from = " (--batch-size of one process; --global-batch sets another)"
     if args.mined_per_image is None:
         args.mined_per_image = 1.0 if plan.mining is None or plan.mining.per_image is None else plan.mining.per_image
     check_least(args, global_batch=2)

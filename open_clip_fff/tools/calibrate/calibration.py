@@ -38,6 +38,7 @@ class CalibrationSettings:
     seed: int  # of the random sample
     workers: int  # threads that decode
     device: torch.device  # of models and pairs
+    batch_from: str = ""  # a note on what gives the batch
 
 
 class Calibration(NamedTuple):
@@ -110,7 +111,7 @@ def check_sample(
     left_out = f" (left out: {why})" if (why := reasons(Counter(each.why for each in skipped))) else ""
     if len(rows) < 2:
         raise UsageError(f"--train-data: {plural(len(rows), 'images')} with captions found{left_out}, and pairs take 2")
-    check_size(len(rows), settings.batch, settings.per_image, "--train-data", left_out)
+    check_size(len(rows), settings.batch, settings.per_image, "--train-data", left_out, settings.batch_from)
     key = plan.captions.class_key
     if key is not None and all(row.label < 0 for row in rows):
         raise UsageError(f"--class-key {key}: no image has it; name a tar member or a json field")

@@ -67,16 +67,18 @@ def propose(
     return Proposal(proposed, level, (shares[0], shares[1], shares[2]))
 
 
-def check_size(images: int, batch: int, per_image: float, flag: str = "--images", left_out: str = "") -> None:
+def check_size(
+    images: int, batch: int, per_image: float, flag: str = "--images", left_out: str = "", batch_from: str = ""
+) -> None:
     """Raises UsageError, with a sufficient number, for a sample with fewer than LEAST pairs above the thresholds.
 
-    The error names the `flag` that sets the sample's size, and has a note on samples `left_out`.
+    The error names the `flag` that sets the sample's size, and has notes on samples `left_out` and on `batch_from`.
     """
-    if per_image / per_pair_rate(images, batch) < LEAST:
+    if (pairs := per_image / per_pair_rate(images, batch)) < LEAST:
+        rate = f"{per_image:g} mined caption{'s' * (per_image != 1)} per image in batches of {batch:,}{batch_from}"
         raise UsageError(
-            f"{flag}: {images:,} images{left_out} are too few for {per_image:g} mined captions per image in batches of "
-            f"{batch:,}, which {per_image / per_pair_rate(images, batch):.1f} of their pairs would be; take "
-            f"{images_for(LEAST, batch, per_image):,} or more"
+            f"{flag}: {images:,} images{left_out} are too few: {rate} is {pairs:.2g} pairs among them, and at least "
+            f"{LEAST} are needed; take {images_for(LEAST, batch, per_image):,} images or more"
         )
 
 

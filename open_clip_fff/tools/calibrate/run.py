@@ -28,17 +28,17 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     Raises UsageError for shards that training would refuse, a folder with other files, models that cannot be loaded,
     and too few images.
     """
-    check_size(args.images, args.global_batch, args.mined_per_image)
+    check_size(args.images, args.global_batch, args.mined_per_image, batch_from=args.batch_from)
     check_earlier(args.out, (*FILES, FALSE_NEGATIVES), ",".join(COLUMNS[:3]), "calibration")
     plan, urls, device = open_shards(args, plan, args.out)
     settings = CalibrationSettings(
-        args.global_batch, args.mined_per_image, args.match_pairs, args.seed, args.workers, device
+        args.global_batch, args.mined_per_image, args.match_pairs, args.seed, args.workers, device, args.batch_from
     )
     extractor = load_extractor(plan, device)
     scorer = None if plan.connection is None else load_scorer(plan.connection, device)
     draw = SampleDraw(urls, args.images, args.seed)
     drawn = f"{plural(len(draw), 'samples')} of {len(draw.indices)} of {plural(len(urls), 'shards')}"
-    print(f"{drawn}; batches of {settings.batch:,} {args.batch_from}")
+    print(f"{drawn}; batches of {settings.batch:,}{settings.batch_from}")
     try:
         found = calibrate(plan, draw, extractor, scorer, settings)
     finally:

@@ -34,7 +34,7 @@ def warnings(given: MiningConfig, proposal: Proposal, counts: MinedCounts, batch
     sure = right is not None and right[TOGETHER] > SURE
     if config.p1 is not None and counts.own_above < counts.own / 2 and not sure:
         lines.append(
-            f"only {counts.own_above / counts.own:.0%} of images' own captions outscore p1: unless many captions fit "
+            f"only {counts.own_above / counts.own:.1%} of images' own captions outscore p1: unless many captions fit "
             f"an image as well as its own, the feature extractor does not suit this data; see open-clip-fff gallery"
         )
     equal = float(counts.per_image(counts.equal, batch))
