@@ -201,22 +201,23 @@ class TestOnMain:
         assert f"OpenCLIP {open_clip.__version__} alone" in done.stdout and "logits differ by" in done.stdout
         assert "on OpenCLIP 4" in (tmp_path / "out" / "logs" / "fff.txt").read_text()
 
-    def test_fsdp2_is_ddp(self, versions, teacher):
+    @pytest.mark.parametrize(("precision", "within"), [("fp32", 1e-6), ("amp_bf16", 5e-3)])
+    def test_fsdp2_is_ddp(self, versions, teacher, precision, within):
         """With one group of captions; and a run that was stopped goes on."""
         trainer, argv = versions.trainer, ["--method", "fff", *FIVE, "--batch-size", "8", "--epochs", "2"]
         argv += ["--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--mined-per-image", "2"]
-        argv += ["--length-groups", "1"]
+        argv += ["--length-groups", "1", "--precision", precision]
         plain = versions(True, "ddp", *argv, ranks=2)
         sharded = versions(True, "fsdp", *argv, "--fsdp", ranks=2)
         for old, new in zip(plain, sharded, strict=True):
-            assert new["losses"] == pytest.approx(old["losses"], rel=1e-6)
+            assert new["losses"] == pytest.approx(old["losses"], rel=within)
             assert torch.equal(new["assignment"], old["assignment"])
         start = str(trainer.run("fsdp.True") / "checkpoints" / "epoch_1.pt")
         versions(True, "resumed", *argv, "--fsdp", "--resume", start, ranks=2)
         weights = [trainer.checkpoint(f"{name}.True", 2)["state_dict"] for name in ("fsdp", "resumed", "ddp")]
         for name, tensor in weights[0].items():
             assert torch.equal(weights[1][name], tensor)
-            torch.testing.assert_close(weights[2][name], tensor, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(weights[2][name], tensor, rtol=10 * within, atol=within)
 
     def test_a_flag_of_both_is_in_the_help_once(self):
         command = [sys.executable, "-m", "open_clip_fff.train", "--help"]

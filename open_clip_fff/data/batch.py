@@ -43,6 +43,16 @@ class CaptionBatch(NamedTuple):
         return [name for name, tensor in self.extras.items() if tensor.shape[:2] == shape and name not in _BY_IMAGE]
 
 
+class Uncast:
+    """Captions on their way into the model: FSDP2 casts all floats that it finds there to the training precision.
+
+    It looks into tuples, dictionaries and dataclasses, of which this is none: features that mine stay as they are.
+    """
+
+    def __init__(self, captions: CaptionBatch) -> None:
+        self.captions = captions
+
+
 class Batch(NamedTuple):
     """What a batch hook gets and returns: images [B, 3, H, W] on the training device, and their captions."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from open_clip_fff.config.text import TextSettings
-from open_clip_fff.data.batch import CaptionBatch
+from open_clip_fff.data.batch import CaptionBatch, Uncast
 from open_clip_fff.errors import UsageError
 from open_clip_fff.models.text_design import design_of_model
 from open_clip_fff.models.tower_tokens import TowerTokens
@@ -24,13 +24,15 @@ class MultiCaption:
     unpadded_text: UnpaddedText
     tower_tokens: TowerTokens | None  # with a fusion model
 
-    def forward(self: Any, image: Tensor | None = None, text: Tensor | CaptionBatch | None = None):
+    def forward(self: Any, image: Tensor | None = None, text: Tensor | CaptionBatch | Uncast | None = None):
         """OpenCLIP's output dict with `text_features` [B, K, D], and with the other fields of the captions.
 
         These are `caption_valid` and `text_raw`, bool [B, K], `image_ids`, int64 [B], and the extras. Features of
         padding are zeros, or, if all rows are encoded at full length, those of the empty string. For a fusion model
         also `tokens` [B, K, L], `image_tokens` [B, T, W'] and `text_tokens` [B*K, L', W].
         """
+        if isinstance(text, Uncast):
+            text = text.captions
         if not isinstance(text, CaptionBatch):
             return super().forward(image, text)  # type: ignore[misc]
         encode = partial(self.encode_text, normalize=True)

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.batch import Batch, CaptionBatch
+from open_clip_fff.data.batch import Batch, CaptionBatch, Uncast
 from open_clip_fff.data.caption_rows import serialize
 from open_clip_fff.data.counters import NO_CAPTION, WITHOUT_IMAGE, LoaderCounters
 from open_clip_fff.data.data_sets import expand_shards
@@ -198,7 +198,7 @@ class HookedLoader(View):
             for hook in self.hooks:
                 before, batch = batch, hook(batch)
                 check_batch(hook, before, batch, thorough=number == 0)
-            yield pack(batch)
+            yield pack((batch.images, Uncast(batch.captions)) if TASKS else batch)
 
 
 class FirstCaptionLoader(View):
