@@ -147,6 +147,15 @@ class TestOnMain:
         ]
         assert found[0] == found[1] and len(found[0]) == 8
 
+    def test_an_unreadable_image_is_named(self, versions, tmp_path):
+        rows = {f"{row:04d}": colour_sample(row) for row in range(16)}
+        rows["0006"]["png"] = b"no image at all"
+        data = ["--train-data", str(write_tar(tmp_path / "0.tar", rows)), "--train-num-samples", "15"]
+        argv = ["--method", "clip", "--json-text-key", "captions", "--val-data", data[1], "--batch-size", "5"]
+        versions(True, "bad", *argv, "--val-num-samples", "16", data=data)
+        log = versions.trainer.log("bad.True")
+        assert "0.tar: 0006.png cannot be read (cannot identify image file)" in log and "a shard" not in log
+
     def test_a_table(self, versions):
         data = [*versions.trainer.table[:-1], "title;pseudo"]
         versions.same(

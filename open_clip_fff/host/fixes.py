@@ -30,7 +30,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.clip_tokens import bpe
 from open_clip_fff.data.counters import BAD_MEMBER, LoaderCounters
 from open_clip_fff.data.images import NO_IMAGE, SafeMembers, UnreadableMember, open_as_open_clip, read_image, resizable
-from open_clip_fff.data.shard_reader import ShardReader
+from open_clip_fff.data.shard_reader import Chain, ShardReader
 from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.host.generation import PARALLEL, TASKS
@@ -211,8 +211,11 @@ def image_reader(plan: Plan) -> ImageReader:
 
 def decoding(images: ImageReader) -> AbstractContextManager[None]:
     """Data sets of tars made in the block decode images with the reader `images`."""
-    own = {"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}
-    return replaced(oc_data, wds=View(oc_data.wds, decode=partial(decode_safely, images)), **own)
+    decode = partial(decode_safely, images)
+    if not TASKS:
+        return replaced(oc_data, wds=View(oc_data.wds, decode=decode))
+    seams = View(oc_data.wds, decode=decode, rename=rename_with_places)
+    return replaced(oc_data, wds=seams, decode_pil_rgb=partial(decode_image, images))
 
 
 def get_dataset_fn(images: ImageReader, upstream: Callable, path: str, kind: str) -> Callable:
@@ -239,12 +242,38 @@ def decode_safely(images: ImageReader, *_: str, handler: Callable, only: Sequenc
     return wds.map(SafeMembers(images), handler=handler)
 
 
-def decode_image(images: ImageReader, content: bytes, max_pixels: int | None = None) -> Image.Image:
-    """Replaces the image decoder of OpenCLIP's main branch; that branch's own limit of pixels still holds."""
-    image = images(content)
-    if max_pixels and image.width * image.height > max_pixels:
-        raise ValueError(f"it has {image.width} x {image.height} pixels, more than --max-image-pixels {max_pixels:,}")
+def decode_image(images: ImageReader, content: Any, max_pixels: int | None = None) -> Image.Image:
+    """Replaces the image decoder of OpenCLIP's main branch; that branch's own limit of pixels still holds.
+
+    `content` is a `PlacedBytes`. Raises UnreadableMember.
+    """
+    try:
+        image = images(content)
+        if max_pixels and image.width * image.height > max_pixels:
+            size = f"{image.width} x {image.height}"
+            raise ValueError(f"it has {size} pixels, more than --max-image-pixels {max_pixels:,}")
+    except Exception as error:  # whatever Pillow raises
+        raise UnreadableMember(*content.place) from error
     return image
+
+
+class PlacedBytes(bytes):
+    """A member of a sample, which knows where it is."""
+
+    place: tuple[str, str]  # member and tar
+
+
+def rename_with_places(**names: Any) -> Callable:
+    """webdataset's `rename`, with which OpenCLIP's main branch drops key and tar of a sample before it decodes it."""
+    return Chain(wds.map(partial(_place, names.get("image", ""))), wds.rename(**names))
+
+
+def _place(image_names: str, sample: dict[str, Any]) -> dict[str, Any]:
+    placed = dict(sample)
+    for name in sample.keys() & set(image_names.split(";")):
+        placed[name] = PlacedBytes(sample[name])
+        placed[name].place = (f"{sample['__key__']}.{name}", sample["__url__"])
+    return placed
 
 
 def get_imagenet(images: ImageReader, *given: Any, **more: Any) -> oc_data.DataInfo:
