@@ -27,6 +27,14 @@ on_main = [
 ]
 AT_THRESHOLD = 2  # pairs that float error may move over a threshold
 FIVE = ["--captions-per-image", "4", "--json-text-key", "captions"]
+EXPORT = """
+import sys, torch, open_clip
+from open_clip_fff.export import main
+config, weights, out = sys.argv[1:]
+open_clip.add_model_config(config)
+torch.save({"state_dict": open_clip.create_model("tiny-modern").state_dict()}, weights)
+sys.exit(main([weights, "--model", "tiny-modern", "--model-config", config, "--out", out]))
+"""
 GROUPED = [
     *("--method", "mafa-itc", "--group-search-space", "32", "--captions-per-image", "2", "--caption-policy", "all"),
     *("--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--json-text-key", "captions"),
@@ -201,6 +209,14 @@ class TestOnMain:
         assert done.returncode == 0 and "checked: stock OpenCLIP" in done.stdout, done.stderr
         released = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).state_dict()
         assert all(torch.equal(released[name], tensor) for name, tensor in whole["state_dict"].items())
+
+    def test_an_architecture_that_3_3_does_not_have_is_exported(self, tmp_path):
+        text = {**TINY["text_cfg"], "text_arch": "modern", "pool_type": "mean", "pad_id": 0}
+        config, folder = tmp_path / "tiny-modern.json", tmp_path / "exported"
+        config.write_text(json.dumps({**TINY, "text_cfg": text, "custom_text": True}))
+        command = [sys.executable, "-c", EXPORT, config, tmp_path / "lone.pt", folder]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "checked: stock OpenCLIP 4.2.0.dev0, in a separate" in done.stdout, done.stderr
 
     def test_the_quickstart(self, tmp_path):
         """Its model is exported, too, and loaded by 3.3, which is what is installed."""

@@ -1,7 +1,7 @@
 """A model's outputs for fixed inputs, computed the same way by the export and by a process with stock OpenCLIP alone.
 
-That process runs this file by its path, `python -E -P stock_outputs.py FOLDER OUTPUTS THREADS`: it imports nothing of
-our package.
+That process runs this file by its path, `python -E -P stock_outputs.py FOLDER OUTPUTS THREADS SOURCE`: it imports
+nothing of our package.
 """
 
 import sys
@@ -34,9 +34,11 @@ def model_outputs(model: Any, preprocess: Callable, tokenizer: Callable) -> dict
     return {"pixels": pixels, "tokens": tokens, "logits": logits}
 
 
-def main(folder: str, outputs: str, threads: str) -> None:
-    """Loads `folder` as any user of stock OpenCLIP would, and saves the model's outputs."""
+def main(folder: str, outputs: str, threads: str, source: str) -> None:
+    """Loads `folder` as any user of stock OpenCLIP, which lies in `source`, would, and saves the model's outputs."""
     sys.modules["open_clip_fff"] = None  # type: ignore[assignment]  # as if it were not installed
+    if source not in sys.path:  # a clone
+        sys.path.insert(0, source)
     import open_clip
 
     torch.set_num_threads(int(threads))  # the order of sums depends on it

@@ -15,7 +15,7 @@ from open_clip_fff.hub.loading import LoadedModel, add_architectures, model_from
 from open_clip_fff.hub.params import plan_of_run, read_params
 from open_clip_fff.hub.push import check_name, check_portable, push
 from open_clip_fff.hub.run_facts import SavedStats
-from open_clip_fff.hub.stock_check import check_in_stock_process
+from open_clip_fff.hub.stock_check import STOCK, check_in_stock_process
 from open_clip_fff.hub.weight_source import WeightSource, choose_weights
 from open_clip_fff.mining.rate import held_thresholds
 from open_clip_fff.models.text_design import design_of_config
@@ -113,5 +113,5 @@ def _print_summary(source: WeightSource, loaded: LoadedModel, info: CardInfo, ou
         print("note: with a discriminator fine-tuned on COCO, COCO figures are not zero-shot; the card says so")
     for field, path in local_files(loaded.description or {"model_cfg": {}}).items():
         print(f"note: OpenCLIP reads a part of the text tower ({field}) from {path}, here and elsewhere")
-    print("checked: stock OpenCLIP, in a separate process, gives the same token ids and, up to float error, logits")
+    print(f"checked: {STOCK}, in a separate process, gives the same token ids and, up to float error, logits")
     print(f'load it with open_clip.create_model_and_transforms("local-dir:{out}"); read {out}/README.md')
