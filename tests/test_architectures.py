@@ -88,6 +88,26 @@ def test_coca_trains_under_clip_is_exported_and_refused_by_fff(trainer, coca, tm
     assert 'its json has multimodal_cfg, and lacks "custom_text": true; write it' in capsys.readouterr().err
 
 
+def test_open_clip_knows_a_coca_by_its_name(trainer, tmp_path, capsys):
+    """Of a folder or hub repository, the whole path; with losses of ours the name is nothing but a name."""
+    (tmp_path / "tiny-writer.json").write_text(json.dumps(TINY_COCA))
+    (tmp_path / "cocaption.json").write_text(json.dumps(TINY))
+    folder = tmp_path / "cocaption"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
+    model = ["--model-config", str(tmp_path), "--name", "x", "--model"]
+    for name, says in (
+        ("tiny-writer", "is a CoCa, and its name has no coca in it"),
+        ("cocaption", "is no CoCa, and its name has coca in it"),
+        (f"local-dir:{folder}", "is no CoCa, and its name has coca in it"),
+    ):
+        for flags in (DRAWN, []):
+            assert trainer(*flags, *model, name) == 2 and not trainer.logs.exists()
+            line = capsys.readouterr().err
+            assert f"--model {name}: {says}, by which OpenCLIP chooses the loss; rename" in line
+    assert trainer("--method", "fff", *CAPTIONS, "--mining-features", "off", *model, "cocaption") == 0
+
+
 @pytest.mark.slow
 def test_a_coca_of_several_ranks_has_a_contrastive_loss(trainer, coca):
     """Else parts of its towers have no gradient, at which torch's DDP ends after the first step."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from open_clip_fff.errors import as_mistake
-from open_clip_fff.host.checks.flags_and_files import check_text
+from open_clip_fff.host.checks.flags_and_files import check_coca_name, check_text
 from open_clip_fff.host.fusion import add_fusion
 from open_clip_fff.host.report.plan_log import log_plan
 from open_clip_fff.host.state import RunState
@@ -39,6 +39,7 @@ def model_factory(state: RunState, create: Callable) -> Callable:
         made, filled = _filled(state, "--", create, model_name, pretrained, options)
         model, _, state.preprocess = made
         state.model = model
+        check_coca_name(state.args, state.plan, design_of_model(model))  # as one of the hub, which was not known before
         _start_scalars(state, loaded_bias=filled is not None and not filled.no_bias)
         if state.master and state.plan.given:
             log_plan(state.args, state.plan)

@@ -8,6 +8,7 @@ import open_clip
 import torch
 
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checks.architecture import check_architecture
 from open_clip_fff.host.checks.arguments import check_arguments
@@ -84,7 +85,17 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> list[str]:
     if (args.siglip or plan.loss.name == "siglip") and "multimodal_cfg" in config:
         raise UsageError(f"--model {args.model}: OpenCLIP trains CoCa by its own loss, not SigLIP's; use --method clip")
     check_text(args.model, plan, design_of_config(config))
+    check_coca_name(args, plan, design_of_config(config))
     return notes
+
+
+def check_coca_name(args: argparse.Namespace, plan: Plan, design: TextDesign) -> None:
+    """Raises UsageError where OpenCLIP, which goes by --model, takes a CoCa for another model, or another for one."""
+    named = "coca" in args.model.lower()
+    if design.known and plan.loss.stock and trains(args) and design.writes != named:
+        which = "is no CoCa, and its name has coca in it" if named else "is a CoCa, and its name has no coca in it"
+        which += ", by which OpenCLIP chooses the loss; rename the json or folder"
+        raise UsageError(f"--model {args.model}: {which}")
 
 
 def check_text(model: str, plan: Plan, design: TextDesign) -> None:
