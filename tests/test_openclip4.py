@@ -272,6 +272,25 @@ class TestOnMain:
                 versions(True, "refused", *argv)
         assert len(versions(True, "run", *argv, "--no-text-attention-mask")) == 4
 
+    def test_what_main_fails_on_as_well_is_refused(self, versions, bert_clip, tmp_path):
+        """Else it ends in a traceback, or in an error that does not name the flag or field."""
+        text, vision = TINY["text_cfg"], TINY["vision_cfg"]
+        half = ["--precision", "bf16"]
+        for name, config, flags, line in (
+            ("bert", json.loads(bert_clip.read_text()), half, "--precision bf16: --model bert has a text tower of t"),
+            ("coca", TINY_COCA, half, "--precision bf16: --model coca is a CoCa"),
+            ("coca", TINY_COCA, ["--force-context-length", "20"], "--force-context-length 20: --model coca is a CoCa"),
+            ("coca", {**TINY_COCA, "custom_text": False}, [], 'json has multimodal_cfg, and lacks "custom_text": true'),
+            ("bias", {**TINY, "init_logit_bais": 1}, [], "bias.json has no field init_logit_bais"),
+            ("wide", {**TINY, "vision_cfg": {**vision, "witdh": 3}}, [], "vision_cfg has no field witdh"),
+            ("pool", {**TINY, "text_cfg": {**text, "pool_type": "tok"}}, [], "pool_type 'tok': choose argmax, first"),
+            ("lip", {**TINY, "genlip_cfg": {}}, [], "it is no image tower beside a text tower"),
+        ):
+            versions.trainer.config = tmp_path / f"{name}.json"
+            versions.trainer.config.write_text(json.dumps(config))
+            with pytest.raises(AssertionError, match=f"error: .*{line}"):
+                versions(True, "refused", "--model", name, "--method", "clip", "--json-text-key", "captions", *flags)
+
     def test_what_fsdp_has_no_way_for_is_said(self, versions):
         for more, line in (
             (["--method", "fff", "--mining-features", "off"], "--fsdp: add --length-groups 1"),

@@ -116,7 +116,9 @@ def test_an_embed_dim_of_nothing(trainer, tmp_path, capsys):
 
 def test_open_clip_s_own_architectures_have_fields_that_fit():
     for path in (Path(open_clip.__file__).parent / "model_configs").glob("*.json"):
-        check_architecture(path.stem, json.loads(path.read_text()))
+        config = json.loads(path.read_text())
+        if {"text_cfg", "vision_cfg"} <= config.keys() and "genlip_cfg" not in config:  # as main's others, not trained
+            check_architecture(path.stem, config)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import timm
 
 from open_clip_fff.config.parsers import did_you_mean
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.generation import TASKS
 
 WHOLE = ("layers", "width", "heads", "head_width", "patch_size", "image_size", "context_length", "vocab_size")
 CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -35,15 +34,15 @@ def check_architecture(name: str, config: dict) -> None:
         where = f"{here}: {part}"
         _check_fields(where, config[part], typing.get_type_hints(kind))
         for field, choices in CHOICES[part].items():
-            if not TASKS and (chosen := config[part].get(field, choices[0])) not in choices:
+            modern = config[part].get("text_arch") == "modern"  # of OpenCLIP's main branch, which has others
+            if not modern and (chosen := config[part].get(field, choices[0])) not in choices:
                 raise UsageError(f"{where}: {field} {chosen!r}: choose {', '.join(choices[:-1])} or {choices[-1]}")
         _check_tower(where, {**{field.name: field.default for field in dataclasses.fields(kind)}, **config[part]})
 
 
 def _check_fields(where: str, given: dict, annotations: dict) -> None:
     """Compares fields with OpenCLIP's type annotations; null fits all, as OpenCLIP's own files have it."""
-    # on OpenCLIP's main branch other kinds of models have fields of their own
-    if not TASKS and (unknown := [field for field in given if field not in annotations]):
+    if unknown := [field for field in given if field not in annotations]:
         raise UsageError(f"{where} has no field {unknown[0]}{did_you_mean(unknown[0], annotations)}")
     for field, value in given.items():
         if value is None or field not in annotations or field == "attentional_pool":  # takes strings, too

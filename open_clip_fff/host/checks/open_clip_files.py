@@ -12,7 +12,6 @@ from PIL import Image
 from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks.text_tower import check_teacher, check_text_tower
-from open_clip_fff.host.generation import TASKS
 from open_clip_fff.hub.description import only_errors_logged
 from open_clip_fff.models.transformers_weights import check_vocabulary
 
@@ -25,10 +24,11 @@ def check_towers(args: argparse.Namespace, config: dict, given: bool) -> list[st
 
     Raises UsageError if they do not have it, or their tokenizer cannot be loaded.
     """
-    if not {"text_cfg", "vision_cfg"} <= config.keys():  # as MaMMUT and models of sound, on OpenCLIP's main branch
+    # as MaMMUT, GenLIP and models of sound, on OpenCLIP's main branch
+    if not {"text_cfg", "vision_cfg"} <= config.keys() or "genlip_cfg" in config:
         raise UsageError(f"--model {args.model}: {OTHER_KIND}")
     text, vision = config["text_cfg"], config["vision_cfg"]
-    casts_half = args.precision in ("bf16", "fp16") and not vision.get("timm_model_name") and not TASKS
+    casts_half = args.precision in ("bf16", "fp16") and not vision.get("timm_model_name")
     if casts_half and text.get("hf_model_name"):
         kind = f"--model {args.model} has a text tower of transformers"
         raise UsageError(f"--precision {args.precision}: {kind}, part of which stays in float32; use amp_bf16 or amp")
@@ -73,8 +73,6 @@ def check_coca(args: argparse.Namespace, config: dict) -> None:
     for tower, locked in (("image", args.lock_image), ("text", args.lock_text)):
         if locked and not hasattr(open_clip.CoCa, f"lock_{tower}_tower"):
             raise UsageError(f"--lock-{tower}: {kind}, whose towers OpenCLIP cannot lock; drop it")
-    if TASKS:
-        return
     if not (config.get("custom_text") or args.force_custom_text or config["text_cfg"].get("hf_model_name")):
         raise UsageError(f'--model {args.model}: its json has multimodal_cfg, and lacks "custom_text": true; write it')
     if args.precision in ("bf16", "fp16"):
