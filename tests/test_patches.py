@@ -24,6 +24,21 @@ FFF += ["--mining-warmup", "2", "--p1", "0.3", "--p2", "0.9", "--p3", "0.99", "-
 pytestmark = pytest.mark.skipif(open_clip.__version__ != "3.3.0", reason="the patches are for OpenCLIP 3.3.0")
 
 
+RECORDING = """
+import sys
+from open_clip_fff import patching
+replaced = patching.replaced
+def recording(module, **names):
+    where = getattr(module, "__qualname__", None)
+    where = f"{module.__module__}.{where}" if where else getattr(module, "__name__", "")
+    print(*(f"replaced {where} {name}" for name in names), sep="\\n")
+    return replaced(module, **names)
+patching.replaced = recording
+from open_clip_fff.train import main
+sys.exit(main())
+"""
+
+
 def copy_open_clip(folder: Path) -> Path:
     """The packages as they are installed, in a folder of ours."""
     for package in (open_clip, open_clip_train):
@@ -332,3 +347,15 @@ def test_flags_of_the_copy_whose_place_is_taken_are_refused(trainer, patched):
     ):
         done = check(patched, *argv, *flags)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and line in done.stderr, done.stderr
+
+
+def test_the_readme_names_what_a_run_replaces(trainer, shards):
+    argv = [*trainer.common, "--model-config", str(trainer.config), *trainer.tars, "--val-data", str(shards / "00.tar")]
+    command = [sys.executable, "-c", RECORDING, *argv, *FFF, "--report-to", "tensorboard", "--name", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = set(re.findall(r"^replaced (open_clip(?:_train)?\..+) (\w+)$", done.stdout, re.MULTILINE))
+    rows = [line for line in (PATCHES / "README.md").read_text().splitlines() if line.startswith("| `open_clip")]
+    assert len(found) > 30
+    for module, name in found:
+        assert any(f"`{module}`" in row and f"`{name}`" in row for row in rows), (module, name)

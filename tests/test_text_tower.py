@@ -291,7 +291,7 @@ def test_a_model_that_shows_only_once_made_is_refused_then(tiny_name):
     from open_clip_fff.host.checks.flags_and_files import check_text
 
     plan, design = make_plan(Namespace(loss="fff", trim_tokens=True)), design_of_model(torch.nn.Linear(2, 2))
-    with pytest.raises(UsageError, match="none of OpenCLIP's"):
+    with pytest.raises(UsageError, match="its text tower is not one that we know"):
         check_text("hf-hub:mine", plan, design)
 
 

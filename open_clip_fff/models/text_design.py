@@ -22,7 +22,7 @@ class TextDesign:
     embeds_class: bool = False  # whether a class embedding follows the padding, as in CoCa
     writes: bool = False  # whether the tower's tokens are also decoded to captions, as in CoCa
     token: int = -1  # the end-of-text id for `eos`, the padding id for `masked`; -1 where unknown or unused
-    known: bool = True  # whether the tower is one of OpenCLIP's
+    known: bool = True  # whether the tower is one of OpenCLIP 3.3's
 
     @property
     def masked(self) -> bool:
@@ -33,7 +33,7 @@ class TextDesign:
     def obstacle(self) -> str | None:
         """Why trimming would change features, in a clause; None if it does not."""
         if not self.known:
-            return "its text tower is none of OpenCLIP's"
+            return "its text tower is not one that we know"
         if self.writes:
             return "CoCa also learns to write its caption from the text tower's tokens"
         if self.masked:
