@@ -83,6 +83,23 @@ def test_what_a_stopped_run_saved_is_synced_and_its_process_is_no_obstacle(train
     assert (tmp_path / "far" / "x-2" / "checkpoints" / "epoch_2.pt").is_file()
 
 
+def test_the_line_on_how_to_go_on_has_each_flag_once(trainer):
+    """Also where the run was one that went on, from `latest` or a checkpoint."""
+    with in_step(1, told()):
+        assert trainer(*CLIP, "--name", "x", "--epochs", "3") == 143
+    for resume in ("latest", "checkpoint"):
+        command = re.findall("to go on: python -m open_clip_fff.train (.*)", trainer.log("x"))[-1]
+        assert command.endswith(" --resume latest") and command.count("--resume") == command.count("--name") == 1
+        argv = shlex.split(command)
+        if resume == "checkpoint":
+            argv[-1] = str(max((trainer.run("x") / "checkpoints").glob("*.pt")))
+            argv[argv.index("--name") + 1] = "y"
+        with in_step(1, told()):
+            assert train(argv) == 143
+    command = re.findall("to go on: python -m open_clip_fff.train (.*)", trainer.log("y"))[-1]
+    assert command.endswith(" --resume latest") and command.count("--resume") == 1
+
+
 AWS = """#!/bin/sh
 case $2 in
 sync) mkdir -p $4 && cp -r $3/. $4 ;;

@@ -244,6 +244,12 @@ def _how_to_resume(args: argparse.Namespace, saved: Path | None) -> str:
         words = [*(["--name", f"{args.name}-2"] if named else []), "--resume", str(saved)]
     elif not named:
         words = ["--name", args.name, *words]
+    elif args.resume == "latest":  # is there already
+        words = []
     if args.world_size > 1:
         return f"to go on, start it again{f' with {shlex.join(words)} added' if words else ''}"
-    return f"to go on: {args.command} {shlex.join(words)}".rstrip()
+    command = shlex.split(args.command)
+    for flag in {"--name", "--resume"} & set(words):  # as given before
+        while flag in command:
+            del command[(at := command.index(flag)) : at + 2]
+    return f"to go on: {shlex.join([*command, *words])}"
