@@ -25,10 +25,10 @@ def plural(number: int, things: str) -> str:
 
 
 def reasons(counts: Counter[str]) -> str:
-    """`3 without a caption, 1 no image`: why things were left out, the most frequent reasons first; empty for none.
+    """`3 × no caption, 1 × no image`: why things were left out, the most frequent reasons first; empty for none.
 
-    Of many, as where a library's messages hold an image's numbers, the rarest are counted together: `12 for others`.
+    Of many, as where a library's messages hold an image's numbers, the rarest are counted together: `12 × others`.
     """
     shown = counts.most_common(SHOWN)
     rest = counts.total() - sum(count for _, count in shown)
-    return ", ".join([f"{count:,} {why}" for why, count in shown] + [f"{rest:,} for others"] * bool(rest))
+    return ", ".join([f"{count:,} × {why}" for why, count in shown] + [f"{rest:,} × others"] * bool(rest))

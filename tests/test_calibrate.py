@@ -202,10 +202,10 @@ def test_samples_that_cannot_serve_are_counted(program, training, tmp_path):
         (
             "calibrate",
             ["--global-batch", "4096"],
-            "38 images (left out: 1 image cannot be read, 1 no caption) are too few",
+            "38 images (left out: 1 × image cannot be read, 1 × no caption) are too few",
         ),
-        ("mined_gallery", [], "1 image with captions read (left out: 1 image cannot be read), and pairs take 2"),
-        ("calibrate", [], "1 image with captions found (left out: 1 image cannot be read), and pairs take 2"),
+        ("mined_gallery", [], "1 image with captions read (left out: 1 × image cannot be read), and pairs take 2"),
+        ("calibrate", [], "1 image with captions found (left out: 1 × image cannot be read), and pairs take 2"),
         ("calibrate", [], "1 image with captions found, and pairs take 2"),
     ):  # which is the data's, and not --images' or --samples'
         error = program(name, "--out", tmp_path / name, *own, "--", *data, expect=2, folder="scripts").err

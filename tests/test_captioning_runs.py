@@ -191,7 +191,7 @@ def test_a_key_with_a_dot_is_told_and_characters_that_the_plot_lacks_are_not(cap
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Glyph")
         done = caption("0.tar", "out", "--prompt", r"$\a$")
-    assert "4 samples in " in done.out and "left out: 1 no image: its key has a dot; each is named" in done.out
+    assert "4 samples in " in done.out and "left out: 1 × no image: its key has a dot; each is named" in done.out
     assert (tmp_path / "out" / "examples.png").exists()
 
 

@@ -59,7 +59,7 @@ def files_of(folder: Path) -> dict[str, str]:
 
 def test_folders_of_classes_are_scored_by_clip_benchmark(command, folders, tiny_name, tmp_path):
     said = command(folders, "--out", tmp_path / "sets" / "mine")
-    assert "8 images of 4 classes (2 each), 7 templates, split test; left out: 1 image cannot be read" in said
+    assert "8 images of 4 classes (2 each), 7 templates, split test; left out: 1 × image cannot be read" in said
     assert "not used: 1 without a suffix (LICENSE), 1 .txt (notes.txt)" in said
     assert f"--data-root {tmp_path / 'sets'} --datasets mine" in said
     at = find_set("mine", tmp_path / "sets")
@@ -100,7 +100,7 @@ def test_shards_with_classes(command, tmp_path):
     write_tar(tmp_path / "data" / "a.tar", samples)
     said = command(tmp_path / "data", "--out", tmp_path / "named", "--class-key", "label")
     assert "6 images of 4 classes (1 to 2 each)" in said
-    assert "1 image cannot be read" in said and "1 without a class" in said
+    assert "1 × image cannot be read" in said and "1 × without a class" in said
     names = put_lines(tmp_path / "names.txt", "one", "two", "Two", "four", "five")
     templates = put_lines(tmp_path / "templates.txt", "a {}", "the {c}")
     flags = ["--class-names", names, "--templates", templates]
@@ -147,7 +147,7 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
         ([folders / LABELS[0]], "has 1 class (more)"),
         ([tmp_path / "splits"], "holds splits (train, val)"),
         ([tmp_path / "one"], "has 1 class (cat)"),
-        ([tmp_path / "broken"], "left out: 4 image cannot be read"),
+        ([tmp_path / "broken"], "left out: 4 × image cannot be read"),
     ):
         error = command(*arguments, "--out", tmp_path / "out", expect=2)
         assert named in error and len(error.splitlines()) == 1, error

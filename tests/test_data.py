@@ -281,7 +281,7 @@ def test_the_preview_shows_repeats_and_empty_rows(tmp_path):
         cut
     )
     assert "1 row with a caption of several lines: json has lists of captions" in lines
-    assert "1 row without a caption: training skips them" in lines and "1 caption equal to an earlier one" in lines
+    assert "1 row without a caption: training skips such rows" in lines and "1 caption equal to an earlier one" in lines
 
 
 def test_the_tally_reports_news_once():

@@ -92,6 +92,11 @@ def test_whose_a_setting_is_and_whether_it_does_anything():
     assert not csv["text_key"].effect and csv["captions_per_image"].effect
 
 
+def test_a_rate_of_one_is_a_caption():
+    for rate, held in (("1", "that give 1 caption per image"), ("1.5", "that give 1.5 captions per image")):
+        assert held in words("--method", "fff", "--mined-per-image", rate)["mining"]
+
+
 def test_losses_are_who_they_are(tmp_path):
     assert "FFF's Eq. 2 (arXiv 2405.10286)" in words("--method", "fff")["loss"]
     assert "counted pairs" in words("--method", "fff", "--loss-reduction", "pairs")["loss"]

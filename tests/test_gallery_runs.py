@@ -216,7 +216,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
     few = ["--train-data", str(tmp_path / "{few,cut}.tar"), "--train-num-samples", "2", *training[4:]]
     error = program("mined_gallery", "--out", out, "--", *few, expect=2, folder="scripts").err
-    assert "1 image with captions read (left out: 5 image cannot be read), and pairs take 2" in error
+    assert "1 image with captions read (left out: 5 × image cannot be read), and pairs take 2" in error
     assert "cut.tar is left out from where it cannot be read" in error
     assert out.read_text() == was and not list(tmp_path.glob(".gallery*"))
 

@@ -32,14 +32,14 @@ def test_an_image_that_the_model_cannot_take_is_left_out(program, tmp_path, rows
     argv = ["--model", make_captioner(tmp_path / "qwen", "qwen"), "--prompt", "a square", "--batch-size", rows, *FEW]
     argv += ["--train-data", tmp_path / "{0..1}.tar", "--out"]
     done = program("caption", *argv, tmp_path / "out", folder="scripts")
-    assert "holds 2 of 2 shards: 5 images" in done.out and f"left out: 2 {BANNER}, 1 too thin" in done.out
+    assert "holds 2 of 2 shards: 5 images" in done.out and f"left out: 2 × {BANNER}, 1 × too thin" in done.out
     assert pq.read_table(tmp_path / "out" / "0.parquet")["key"].to_pylist() == ["0", "1", "3", "4", "5"]
     record = json.loads((tmp_path / "out" / "records" / "0.json").read_text())
     assert {"key": "2", "why": BANNER} in record["left_out"] and record["counts"]["images"] == 5
     # where it can take none, that is no success
     done = program("caption", *argv, tmp_path / "none", "--train-data", tmp_path / "1.tar", folder="scripts", expect=1)
-    assert "holds 1 of 1 shard: 0 images" in done.out and f"left out: 1 {BANNER}, " in done.out
-    assert done.out.count("cannot take it") == 8 and ", 2 for others; each is named in" in done.out
+    assert "holds 1 of 1 shard: 0 images" in done.out and f"left out: 1 × {BANNER}, " in done.out
+    assert done.out.count("cannot take it") == 8 and ", 2 × others; each is named in" in done.out
 
 
 def test_a_model_that_fails_in_the_middle_is_no_fault_of_the_images(program, shards, tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ def test_floats_whose_scale_nobody_knows_are_no_image(pack, pictures, trainer, t
         rows.append(f"{path},a cat")
     (tmp_path / "table.csv").write_text("\n".join(rows))
     done = pack(tmp_path / "table.csv", "--out", tmp_path / "out")
-    assert "1 image" in done.out and "left out: 3 its values are floats, and not from 0 to 255" in done.out
+    assert "1 image" in done.out and "left out: 3 × its values are floats, and not from 0 to 255" in done.out
     (tmp_path / "bad.csv").write_text("\n".join([rows[0], *rows[2:]]))
     keys = ["--csv-separator", ",", "--csv-img-key", "image", "--csv-caption-key", "caption"]
     assert trainer("--method", "clip", *keys, data=["--train-data", str(tmp_path / "bad.csv")]) == 2

@@ -297,7 +297,7 @@ def test_images_that_cannot_be_read_or_are_small_are_left_out(pack, pictures, tm
     (pictures / "4.png").write_bytes(b"")
     os.mkfifo(pictures / "pipe.png")
     done = pack(pictures, "--out", tmp_path / "out", "--min-size", 40)
-    assert "4 images" in done.out and "left out: 3 image cannot be read, 1 smaller than 40 pixels, 1 image" in done.out
+    assert "4 images" in done.out and "left out: 3 × image cannot be read, 1 × smaller than 40 pixels, 1 ×" in done.out
     assert left_out(tmp_path / "out") == {
         "pipe": "image file cannot be read",
         **{name: "image cannot be read" for name in "124"},

@@ -218,7 +218,7 @@ def test_keys_with_dots_are_told_before_training(trainer, dotted, capsys):
     assert "a key ends at the first dot of a file's name" in line and len(line.splitlines()) == 1
     assert trainer("--name", "y", *flags, data=["--train-data", str(dotted[1]), "--train-num-samples", "1"]) == 0
     told = capsys.readouterr().out
-    assert "  1 row without an image: training skips them (v0.png is no image to training" in told
+    assert "  1 row without an image: training skips such rows (v0.png is no image to training" in told
 
 
 def test_shards_that_are_made_inside_the_folder_are_no_part_of_it(pack, img2dataset, tmp_path):

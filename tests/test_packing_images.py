@@ -115,7 +115,7 @@ def test_a_set_without_an_image_that_can_be_read_ends_with_a_code(pack, tmp_path
     (tmp_path / "pics" / "a.jpg").write_bytes(b"<html>")
     for _ in range(2):  # and when there is nothing to do
         done = pack(tmp_path / "pics", "--out", tmp_path / "out", expect=1)
-        assert "holds 1 of 1 shard: nothing\nleft out: 1 image cannot be read" in done.out
+        assert "holds 1 of 1 shard: nothing\nleft out: 1 × image cannot be read" in done.out
     (tmp_path / "pics" / "b.png").write_bytes(IMAGES[0])
     pack(tmp_path / "pics", "--out", tmp_path / "other")
 

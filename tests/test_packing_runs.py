@@ -79,7 +79,7 @@ def test_a_dry_run_writes_nothing(pack, tokens, tars, pictures, tmp_path):
     )
     assert done.out.count("caption 0 of") == 3 and '"caption 1 of 0"' in done.out
     done = pack(pictures, "--out", tmp_path / "out", "--dry-run", "--min-size", 50)
-    assert "none can be packed" in done.out and "left out: 8 smaller than 50 pixels" in done.out
+    assert "none can be packed" in done.out and "left out: 8 × smaller than 50 pixels" in done.out
     csv(tmp_path / "new.csv", [("key", "text"), ("0001", "new")])
     before["new.csv"] = (tmp_path / "new.csv").read_bytes()
     done = pack(tars, "--out", tmp_path / "out", "--dry-run", "--captions", tmp_path / "new.csv")

@@ -31,7 +31,7 @@ def test_what_is_damaged_is_counted_and_mistakes_leave_nothing(program, shards, 
     tar = write_tar(tmp_path / "a.tar", samples)
     out = tmp_path / "out"
     said = program("retrieval_set", tar, "--out", out).out
-    assert "2 captions of 2 images; left out: 2 without captions or a readable image" in said
+    assert "2 captions of 2 images; left out: 2 × without captions or a readable image" in said
     assert "1 caption of several lines, each one caption here" in said
     with tarfile.open(out / "test" / "0.tar") as written:
         assert [written.extractfile(m).read() for m in written if m.name.endswith("txt")] == [b"img 0", b"two lines"]
@@ -76,7 +76,7 @@ def test_copies_of_an_image_are_one_image_with_all_their_captions(program, tmp_p
     samples["3_2"]["txt"] = samples["3_1"]["txt"]
     done = program("retrieval_set", write_tar(tmp_path / "a.tar", samples), "--out", tmp_path / "set", "--captions", 4)
     assert (
-        "11 captions of 4 images; left out: 8 copies of an image, which has their captions; dropped: 1 caption that an "
+        "11 captions of 4 images; left out: 8 × copy of an image, which has its captions; dropped: 1 caption that an "
         "image had already\n"
     ) in done.out
     rows = list(build_dataset("wds/set", str(tmp_path / "set"), str, "test", task="zeroshot_retrieval"))

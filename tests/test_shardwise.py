@@ -172,7 +172,7 @@ def test_a_second_start_does_what_is_missing(texts, folder, capsys):
     assert "the others are other processes'" in capsys.readouterr().out
     assert process_shards(texts, folder, Share(), copy) == 0
     out = capsys.readouterr().out
-    assert "2 of 4 shards to do" in out and "holds 4 of 4 shards: 8 lines" in out and "left out: 4 a comment" in out
+    assert "2 of 4 shards to do" in out and "holds 4 of 4 shards: 8 lines" in out and "left out: 4 × a comment" in out
     assert folder.record("2") == ShardRecord(texts["2"], Counter(lines=2), [("# no", "a comment")], 10)
     before = contents(folder.path)
     assert process_shards(texts, folder, Share(), copy) == 0
@@ -295,7 +295,8 @@ def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tm
     data = ["--train-data", str(tmp_path / "{0..1}.tar"), *flags[4:]]
     done = program("embed", "--out", tmp_path / "out", "--", *data, folder="scripts", expect=1)
     assert "1 of 2 shards: 1 image, 5 captions" in done.out
-    assert "1 no caption, 1 image cannot be read, 1 no image: its key has a dot, 1 captions cannot be read" in done.out
+    no_image = "1 × image cannot be read, 1 × no image: its key has a dot"
+    assert f"1 × no caption, {no_image}, 1 × captions cannot be read" in done.out
     assert re.search(r"left out: .*1.tar cannot be read as a tar \(unexpected end of data\)$", done.err, re.M)
     left_out = json.loads((tmp_path / "out" / "records" / "0.json").read_text())["left_out"]
     assert [entry["key"] for entry in left_out] == ["00", "01", "02", "04"]

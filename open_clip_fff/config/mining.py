@@ -202,7 +202,7 @@ class MiningConfig(Settings):
     def _clauses(self) -> str:
         if self.per_image is not None:
             on = [of for of, symbol, value in self.threshold_rows() if value != "off" and symbol != "p1'"]
-            rate = f"{number(self.per_image)} captions per image"
+            rate = f"{number(self.per_image)} caption{'s' * (self.per_image != 1)} per image"
             return f"by {', '.join(on)} at the thresholds that give {rate}, found and held in training"
         *clauses, bar = self.threshold_rows()
         shown = [f"{symbol} off" if x == "off" else f"{of} > {symbol} {x}" for of, symbol, x in clauses]

@@ -139,12 +139,12 @@ def _lines(preview: Preview, captions: CaptionSettings, tokens: int | None) -> l
     lines += [f"  {note}" for note in damage_lines(preview)]
     if without := preview.rows - preview.images:
         lines.append(
-            f"  {plural(without, 'rows')} without an image: training skips them{dotted_key_note(preview.members)}"
+            f"  {plural(without, 'rows')} without an image: training skips such rows{dotted_key_note(preview.members)}"
         )
     if preview.torn:
         lines.append(f"  {plural(preview.torn, 'rows')} whose files do not follow each other: {FOLLOW}")
     if preview.empty:
-        lines.append(f"  {plural(preview.empty, 'rows')} without a caption: training skips them")
+        lines.append(f"  {plural(preview.empty, 'rows')} without a caption: training skips such rows")
     if preview.again:
         lines.append(
             f"  {plural(preview.again, 'rows')} with the image of an earlier one: open-clip-fff pack --group makes one "

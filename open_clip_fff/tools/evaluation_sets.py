@@ -83,7 +83,7 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
         if not own or kind is None or unreadable_reason(sample[kind]) is not None:
             return SkippedSample(str(sample["__key__"]), "without captions or a readable image")
         if image in written:
-            return SkippedSample(str(sample["__key__"]), "copies of an image, which has their captions")
+            return SkippedSample(str(sample["__key__"]), "copy of an image, which has its captions")
         written.add(image)
         captions += len(own)
         return {kind: sample[kind], "txt": "\n".join(own).encode()}
