@@ -130,6 +130,9 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
     put(tmp_path / "splits" / "train" / "cat" / "a.jpg", jpeg(0))
     put(tmp_path / "splits" / "val" / "cat" / "a.jpg", jpeg(0))
     put(tmp_path / "one" / "cat" / "a.jpg", jpeg(0))
+    put(tmp_path / "texts" / "cat" / "a.jpg", jpeg(0))
+    put(tmp_path / "texts" / "texts" / "a.txt", "")
+    put(tmp_path / "texts" / "dog" / "a.jpg", "no image")
     for arguments, named in (
         ([tar], "--class-names: the classes are numbers (0, 1, 2, 3)"),
         ([tar, "--class-names", few], "has 2 names, from class 0 on, and there is a class 3"),
@@ -147,6 +150,10 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
         ([folders / LABELS[0]], "has 1 class (more)"),
         ([tmp_path / "splits"], "holds splits (train, val)"),
         ([tmp_path / "one"], "has 1 class (cat)"),
+        (
+            [tmp_path / "texts"],
+            "only cat has images that can be read, and a set needs two classes with images; left out",
+        ),
         ([tmp_path / "broken"], "left out: 4 × image cannot be read"),
     ):
         error = command(*arguments, "--out", tmp_path / "out", expect=2)

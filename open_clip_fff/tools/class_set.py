@@ -65,8 +65,8 @@ def class_set(
         names_file: names of the classes (`name_classes`); None for the folders' names.
         templates_file: a template a line; None for GENERIC_TEMPLATES.
 
-    Raises UsageError if the source, the names or the templates cannot be used, or `out` is something else, or cannot be
-    written.
+    Raises UsageError if the source, the names or the templates cannot be used, fewer than two classes have images, or
+    `out` is something else, or cannot be written.
     """
     unused = UnusedFiles()
     images, labels = _images_of(source, class_key, unused)
@@ -94,6 +94,9 @@ def class_set(
         written, left_out = write_split(unfinished / split if is_new else unfinished, counted())
         if not written:
             raise UsageError(f"{source}: no image with a class can be read{left_out}")
+        if len(per_class) < 2:
+            only = f"only {printable(names[next(iter(per_class))])} has images that can be read"
+            raise UsageError(f"{source}: {only}, and a set needs two classes with images{left_out}")
         for name, lines in files.items() if is_new else ():
             (unfinished / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     counts = [per_class[number] for number in range(len(names))]
