@@ -43,6 +43,14 @@ def test_a_native_tower(trainer, tmp_path, capsys, flags):
     assert not trainer.logs.exists()
 
 
+@pytest.mark.parametrize("flags", [[], OURS], ids=["stock", "ours"])
+def test_a_projection_with_a_bias_is_not_cast(trainer, tmp_path, capsys, flags):
+    text = {**NATIVE, "proj_bias": True}
+    code, err = run(trainer, tmp_path, capsys, text, *flags, "--precision", "bf16")
+    assert code == 2 and "--precision bf16: --model own has a text tower with proj_bias" in err
+    assert run(trainer, tmp_path, capsys, text, *flags, "--precision", "pure_bf16")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("part", "fields", "says"),
     [

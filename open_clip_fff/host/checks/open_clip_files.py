@@ -32,6 +32,9 @@ def check_towers(args: argparse.Namespace, config: dict, given: bool) -> list[st
     if casts_half and text.get("hf_model_name"):
         kind = f"--model {args.model} has a text tower of transformers"
         raise UsageError(f"--precision {args.precision}: {kind}, part of which stays in float32; use amp_bf16 or amp")
+    if casts_half and text.get("proj_bias") and text.get("proj_type") != "none":
+        kind = f"--model {args.model} has a text tower with proj_bias"
+        raise UsageError(f"--precision {args.precision}: {kind}, which OpenCLIP cannot cast; use amp_bf16 or pure_bf16")
     if args.lock_text and not args.lock_text_freeze_layer_norm and not text.get("hf_model_name"):
         raise UsageError(
             f"--lock-text: the text tower of {args.model} is locked with its layer norms or not at all: "
