@@ -299,7 +299,7 @@ def test_a_key_that_is_there_twice_is_captioned_once(program, flags, tmp_path):
                 for member in tar:
                     out.addfile(member, tar.extractfile(member))
     done = program("caption", "--out", tmp_path / "o", "--train-data", tmp_path / "0.tar", *flags[2:], folder="scripts")
-    assert "2 images" in done.out and "1 its key was there before" in done.out
+    assert "2 images" in done.out and "1 × its key was there before" in done.out
     assert pq.read_table(tmp_path / "o" / "0.parquet")["key"].to_pylist() == ["x", "y"]
 
 

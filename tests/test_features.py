@@ -69,7 +69,7 @@ def test_a_key_that_is_there_twice_is_embedded_once(trainer, teacher, tmp_path, 
     for into in ("sidecar", "tars"):
         assert embed("--out", str(tmp_path / into), "--into", into, *argv) == 0
         out = capsys.readouterr().out
-        assert "2 images" in out and "1 its key was there before" in out
+        assert "2 images" in out and "1 × its key was there before" in out
     table = pq.read_table(tmp_path / "sidecar" / "0.parquet")
     (x, first), (y, second), (again, none) = members_of([tmp_path / "tars" / "0.tar"])
     assert table["key"].to_pylist() == ["x", "y"] == [x, y] and again == "x"
