@@ -46,7 +46,7 @@ from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.training_data import with_data_sets
 from open_clip_fff.host.fixes import fixes, image_reader
 from open_clip_fff.host.loader.data import data_factory
-from open_clip_fff.host.loader.stages import unpack
+from open_clip_fff.host.loader.stages import unpack_batch
 from open_clip_fff.host.state import RunState
 from open_clip_fff.patching import View, replaced
 
@@ -117,7 +117,7 @@ class Bench:
 
     def _epoch(self, get_data: Callable) -> int:
         data = get_data(self.args, (self.preprocess,) * 2, tokenizer=self.tokenizer)
-        return sum(len(unpack(batch)[0]) for batch in data["train"].dataloader)
+        return sum(len(unpack_batch(batch)[0]) for batch in data["train"].dataloader)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

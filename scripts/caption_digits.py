@@ -21,7 +21,7 @@ from digits.study import markdown
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.tools.caption.shard import COLUMN
+from open_clip_fff.tools.caption.shard import SIDECAR_COLUMN
 
 HERE = Path(__file__).parent
 HELD_OUT = 389
@@ -69,7 +69,9 @@ def main() -> int:
 
 def named(tar: Path, sidecar: Path) -> Iterator[tuple[int, bool]]:
     """Of each caption, how many digits it names, and whether that is one, and right."""
-    settings = CaptionSettings(per_image=10, policy="all", text_keys=(), sidecar=str(sidecar), sidecar_keys=(COLUMN,))
+    settings = CaptionSettings(
+        per_image=10, policy="all", text_keys=(), sidecar=str(sidecar), sidecar_keys=(SIDECAR_COLUMN,)
+    )
     reader = CaptionReader(settings)
     for sample in read_samples([str(tar)], HELD_OUT):
         right = NAMES[int(sample["cls"])]

@@ -44,7 +44,7 @@ CURVES = {  # column: (TensorBoard tag, title)
     "mined_per_image": ("train/mined_per_image", "mined captions per image"),
     "recall": ("val/image_to_text_R@5", "validation R@5, image to text"),
 }
-RECALLS = ("image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@1", "text_to_image_R@5")
+ALL_CAPTIONS = ("image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@1", "text_to_image_R@5")
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def read_curves(run: Path) -> tuple[pd.DataFrame, dict[str, float]]:
             columns.append(pd.Series({point.step * per_epoch - 1: point.value for point in points}, name=column))
         else:
             columns.append(pd.Series({point.step: point.value for point in points}, name=column))
-    recalls = {recall: events.Scalars(f"val/{recall}")[-1].value for recall in RECALLS if f"val/{recall}" in tags}
+    recalls = {recall: events.Scalars(f"val/{recall}")[-1].value for recall in ALL_CAPTIONS if f"val/{recall}" in tags}
     return pd.concat(columns, axis=1).rename_axis("step").reset_index(), recalls
 
 

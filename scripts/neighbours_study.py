@@ -31,9 +31,9 @@ from flickr.scores import RESAMPLES, SEED, WAYS, recalls, score
 from torch import Tensor
 
 from open_clip_fff.config.grouping import GroupingSettings
-from open_clip_fff.data.features import COLUMN, unpack
+from open_clip_fff.data.features import FEATURE_COLUMN, unpack_features
 from open_clip_fff.data.shards import id_of, read_samples
-from open_clip_fff.data.sidecar import KEY
+from open_clip_fff.data.sidecar import KEY_COLUMN
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, TEXT_TO_IMAGE
 from open_clip_fff.grouping.order import arrange
 
@@ -85,10 +85,10 @@ def teacher(data: Path) -> tuple[Tensor, Tensor]:
     ids, texts = [], []
     for shard in shards:
         table = pq.read_table(folder / f"{shard.stem}.parquet")
-        found = dict(zip(table[KEY].to_pylist(), table[COLUMN].to_pylist(), strict=True))
+        found = dict(zip(table[KEY_COLUMN].to_pylist(), table[FEATURE_COLUMN].to_pylist(), strict=True))
         for sample in read_samples([str(shard)]):
             ids.append(id_of(sample))
-            texts.append(torch.from_numpy(unpack(found[sample["__key__"]]).texts).float())
+            texts.append(torch.from_numpy(unpack_features(found[sample["__key__"]]).texts).float())
     return torch.tensor(ids), torch.stack(texts)
 
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from open_clip_fff.tools.analyze.examples import at_random, worst
 from open_clip_fff.tools.analyze.kinds import kinds_of, most_frequent, normalised, one_of_each, random_others
-from open_clip_fff.tools.analyze.measure import measure
+from open_clip_fff.tools.analyze.measure import measure_captions
 from open_clip_fff.tools.analyze.ranks import batches, outranked, rivals
 from open_clip_fff.tools.analyze.sample import CaptionSample
 from open_clip_fff.tools.analyze.sections import left_out, sections
 from open_clip_fff.tools.analyze.similarity import cosines, mean_of_nearest, means, raw_to_generated, within_images
-from open_clip_fff.tools.analyze.summary import summary
+from open_clip_fff.tools.analyze.summary import summary_lines
 
 COUNTS = [3, 1, 5, 2, 1, 4, 2, 2, 3, 1]  # captions of each image, ragged
 
@@ -162,7 +162,7 @@ def test_a_collapsed_model_finds_nothing():
 
 def test_the_tables_hold_what_loops_find():
     sample = made_up(COUNTS * 3, [1, 1, 1, 0, 1, 2, 1, 2, 1, 1] * 3)
-    found = measure(sample, 8)
+    found = measure_captions(sample, 8)
     assert found.names == ["raw", "generated"] and len(found.captions) == len(sample.captions)
     raws = Counter(sample.owner[sample.raw].tolist())
     assert found.images["raw"].tolist() == [raws[image] for image in range(30)]
@@ -189,8 +189,8 @@ def test_the_tables_hold_what_loops_find():
 
 def test_the_summary_says_the_tables_numbers():
     sample = made_up(COUNTS * 3, [1] * 30)
-    found = measure(sample, 8)
-    lines = {line.key: line for line in summary(found)}
+    found = measure_captions(sample, 8)
+    lines = {line.key: line for line in summary_lines(found)}
     counts = found.images["outranked_one_generated"].dropna()
     assert lines["outranked_one_1"].values["generated"] == pytest.approx((counts >= 1).mean())
     assert "outranked_one_10" not in lines  # seven others cannot be ten
@@ -204,9 +204,9 @@ def test_the_summary_says_the_tables_numbers():
 
 
 def test_both_kinds_are_looked_for_among_equally_many():
-    found = measure(made_up([2] * 15 + [1] * 100, [1] * 15 + [0] * 100), 50)
+    found = measure_captions(made_up([2] * 15 + [1] * 100, [1] * 15 + [0] * 100), 50)
     assert found.pool == 15 and found.nearest == 14
-    lines = {line.key: line for line in summary(found)}
+    lines = {line.key: line for line in summary_lines(found)}
     assert lines["nearest"].title == "a caption and its 14 nearest" and set(lines["nearest"].values) == set(found.names)
 
 
@@ -226,7 +226,7 @@ def test_parts_that_make_no_sense_are_left_out_and_said(counts, raws, images):
     sample = made_up(counts, raws)
     if not images:
         sample = sample._replace(image=None)
-    found = measure(sample, 1000)
+    found = measure_captions(sample, 1000)
     keys = [part.key.split("-")[0] for part in sections(found, sample, 2)]
     kinds = [name for name, has in (("raw", sum(raws) > 1), ("generated", sum(counts) - sum(raws) > 1)) if has]
     assert found.names == kinds
@@ -246,7 +246,7 @@ def test_parts_that_make_no_sense_are_left_out_and_said(counts, raws, images):
 
 def test_examples_are_images_with_what_outranks_them():
     sample = made_up(COUNTS * 3, [1] * 30, captions=[f"text {place}" for place in range(75)][: 3 * sum(COUNTS)])
-    found = measure(sample, 12)
+    found = measure_captions(sample, 12)
     kind = found.kinds[1]
     shown = worst(found, sample, kind, 5)
     counts = found.images["outranked_one_generated"]

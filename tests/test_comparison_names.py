@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.compare.curves import RunCurves
-from open_clip_fff.evaluation.compare.plots import draw_change, draw_curves
+from open_clip_fff.evaluation.compare.plots import draw_change, draw_training_curves
 from open_clip_fff.evaluation.compare.rows import read_rows
 from open_clip_fff.evaluation.compare.run import compare
 from open_clip_fff.evaluation.compare.training import TrainingCurves
@@ -63,5 +63,7 @@ def test_a_run_without_time_leaves_the_others_theirs(scores):
         label: [RunCurves(steps, pd.DataFrame({"epoch": [1], "step": [10], "minutes": [minutes], "acc": [0.5]}), 1)]
         for label, minutes in (("a", float("nan")), ("b", 600.0))
     }
-    figure = draw_curves(scores.table(["logs/a"], ["logs/b"]), TrainingCurves(curves, {"accuracy": ["acc"]}, ()))
+    figure = draw_training_curves(
+        scores.table(["logs/a"], ["logs/b"]), TrainingCurves(curves, {"accuracy": ["acc"]}, ())
+    )
     assert figure.axes[1].get_xlabel() == "hours of training"

@@ -25,7 +25,7 @@ from open_clip_fff.evaluation.protocol import PROTOCOL, RETRIEVAL
 from open_clip_fff.evaluation.scoring import Evaluation, score_set
 from open_clip_fff.evaluation.store import read_score
 from open_clip_fff.host.zero_shot import find_zero_shot_sets
-from open_clip_fff.hub.description import describe
+from open_clip_fff.hub.description import describe_model
 from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.loading import LoadedModel, load_model
 from tests import programs
@@ -43,7 +43,7 @@ def folder(tiny_name, tmp_path_factory) -> Path:
     options = {"init_logit_bias": -10.0}
     model = open_clip.create_model(tiny_name, **options)
     out = tmp_path_factory.mktemp("model") / "tiny"
-    write_hub_folder(describe(tiny_name, model, options), model.state_dict(), out, open_clip_loads)
+    write_hub_folder(describe_model(tiny_name, model, options), model.state_dict(), out, open_clip_loads)
     return out
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
-from open_clip_fff.hub.description import describe
+from open_clip_fff.hub.description import describe_model
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.hub.stock_check import check_in_stock_process
 from open_clip_fff.hub.stock_outputs import model_outputs
@@ -285,7 +285,9 @@ def test_a_timm_tower_at_another_size_is_beyond_the_hub_format(trainer, tmp_path
     open_clip.add_model_config(config)
     model = open_clip.create_model("tiny-timm", force_image_size=112)
     torch.save(model.state_dict(), tmp_path / "lone.pt")
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(describe("tiny-timm", model, {"force_image_size": 112})))
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps(describe_model("tiny-timm", model, {"force_image_size": 112}))
+    )
     with pytest.raises(UsageError, match="a timm tower at its own image size"):
         write(choose_weights([tmp_path / "lone.pt"], None, False, None), tmp_path / "model")
     assert not (tmp_path / "model").exists()

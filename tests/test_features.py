@@ -18,13 +18,13 @@ from open_clip_fff.commands.embed import main
 from open_clip_fff.config.mining import StoredBy
 from open_clip_fff.data.caption_rows import CaptionRow, RowBytes, deserialize
 from open_clip_fff.data.features import (
-    COLUMN,
+    FEATURE_COLUMN,
     MEMBER,
     FeatureReader,
     MissingFeatures,
     normalised_features,
-    pack,
-    unpack,
+    pack_features,
+    unpack_features,
 )
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError
@@ -94,7 +94,7 @@ def test_stored_features_mine_what_the_model_mines_in_the_step(trainer, teacher,
     tars.mkdir()
     for shard in sorted(trainer.shards.glob("*.tar")):
         table = pq.read_table(stored / f"{shard.stem}.parquet").to_pylist()
-        files = {row["key"]: row[COLUMN] for row in table}
+        files = {row["key"]: row[FEATURE_COLUMN] for row in table}
         rows = members_of([shard])
         write_tar(tars / shard.name, {key: {**row, MEMBER: files[key]} for key, row in rows})
     data = ["--train-data", str(tars / "{00..03}.tar"), "--train-num-samples", "64"]
@@ -152,17 +152,17 @@ def test_stored_features_know_what_is_in_a_models_files(trainer, teacher, tmp_pa
         for path in (tmp_path / "features").glob("*.parquet"):
             rows = pq.read_table(path).to_pylist()
             for row in rows:
-                was = np.load(io.BytesIO(row[COLUMN]))
+                was = np.load(io.BytesIO(row[FEATURE_COLUMN]))
                 np.savez(file := io.BytesIO(), **{**was, "model": np.array(old)})
-                row[COLUMN] = file.getvalue()
+                row[FEATURE_COLUMN] = file.getvalue()
             pq.write_table(pq.read_table(path).from_pylist(rows), path)
         assert wanted in reads(first)
 
 
 def test_a_file_and_its_reading_back():
     image, texts = np.eye(4, dtype=np.float32)[0], np.eye(4, dtype=np.float32)[1:3]
-    content = pack(image, texts, ["a dog", "a cat"], "some/model")
-    stored = unpack(content)
+    content = pack_features(image, texts, ["a dog", "a cat"], "some/model")
+    stored = unpack_features(content)
     assert stored.model == "some/model" and np.array_equal(stored.texts, texts) and stored.image.dtype == np.float16
     sample = {"__url__": "x/00.tar", "__key__": "k7", MEMBER: content}
     # by the caption and not by its place; any number of them
@@ -178,27 +178,27 @@ def test_a_file_and_its_reading_back():
         content[:-30],
         content[:90] + b"!" + content[91:],
         b"",
-        pack(image, texts[:, :2], ["a", "b"], "m"),
-        pack(None, texts, ["a"], "m"),
+        pack_features(image, texts[:, :2], ["a", "b"], "m"),
+        pack_features(None, texts, ["a"], "m"),
     ):
         with pytest.raises(MissingFeatures):
-            unpack(damaged)
+            unpack_features(damaged)
 
 
 def test_a_file_that_another_program_wrote_holds_the_same():
     """Compressed, in another order, or with more in it: what zipfile reads is read."""
-    arrays = np.load(io.BytesIO(pack(np.ones(4), np.ones((1, 4)), ["a dog"], "m")))
+    arrays = np.load(io.BytesIO(pack_features(np.ones(4), np.ones((1, 4)), ["a dog"], "m")))
     contents = {name: arrays[name] for name in reversed(arrays.files)}
     for save, more in ((np.savez_compressed, {}), (np.savez, {}), (np.savez, {"more": np.ones(1)})):
         save(file := io.BytesIO(), **contents, **more)
-        stored = unpack(file.getvalue())
+        stored = unpack_features(file.getvalue())
         assert stored.model == "m" and all(np.array_equal(stored._asdict()[n], contents[n]) for n in ("image", "texts"))
 
 
 def test_features_of_captions_alone():
     """A sentence model's: read back, in a row and serialized, and not mixed with others of that name."""
     texts = np.eye(4, dtype=np.float32)[:3]
-    sample = {"__url__": "x/00.tar", "__key__": "k7", MEMBER: pack(None, texts, ["a", "b", "c"], "some/model")}
+    sample = {"__url__": "x/00.tar", "__key__": "k7", MEMBER: pack_features(None, texts, ["a", "b", "c"], "some/model")}
     reader = FeatureReader(None)
     assert reader.made_by is None
     found = reader.read(sample, ["c", "a"])
@@ -208,7 +208,7 @@ def test_features_of_captions_alone():
     assert row.captions == ["a"] and row.features.image.shape == (0,) and np.array_equal(row.features.texts, texts[:1])
     image, text = normalised_features(torch.zeros(1, 0).half(), 0.5 * torch.from_numpy(texts)[None].half())
     assert image is None and text.dtype == torch.float32 and torch.equal(text, torch.from_numpy(texts)[None])
-    other = {**sample, MEMBER: pack(texts[0], texts, ["a", "b", "c"], "some/model")}
+    other = {**sample, MEMBER: pack_features(texts[0], texts, ["a", "b", "c"], "some/model")}
     with pytest.raises(OneRankError, match=r"k7: its features are of widths \(4, 4\), not of widths \(0, 4\)"):
         reader.read(other, ["a"])
 
@@ -221,7 +221,7 @@ def test_features_of_other_captions_stop_the_run_and_name_the_sample(trainer, st
         right = (stored / f"{shard}.parquet").read_bytes()
         table = pq.read_table(stored / f"{shard}.parquet")
         rows = table.to_pylist()
-        rows[5][COLUMN] = rows[6][COLUMN]
+        rows[5][FEATURE_COLUMN] = rows[6][FEATURE_COLUMN]
         pq.write_table(table.from_pylist(rows), stored / f"{shard}.parquet")
         capsys.readouterr()
         assert trainer(*argv, "--name", f"wrong-{shard}") == 2
@@ -233,7 +233,7 @@ def test_features_of_other_captions_stop_the_run_and_name_the_sample(trainer, st
 def test_rows_without_features_are_skipped_and_counted(trainer, stored):
     table = pq.read_table(stored / "02.parquet")
     rows = table.to_pylist()[:-3]
-    rows[0][COLUMN] = b"damaged"
+    rows[0][FEATURE_COLUMN] = b"damaged"
     pq.write_table(table.from_pylist(rows), stored / "02.parquet")
     argv = [*FFF, "--mining-features", "precomputed", "--feature-sidecar", str(stored), "--workers", "1"]
     assert trainer(*argv, "--name", "gaps") == 0
@@ -245,11 +245,11 @@ def test_features_that_are_not_finite_are_left_out_counted_and_named(trainer, st
     table = pq.read_table(stored / "02.parquet")
     rows = {row["key"]: row for row in table.to_pylist()}
     for key, value in (("0003", np.nan), ("0007", np.inf)):
-        found = unpack(rows[key][COLUMN])
+        found = unpack_features(rows[key][FEATURE_COLUMN])
         found.image[1 if key == "0003" else 0] = value
         file = io.BytesIO()
         np.savez(file, **found._asdict())
-        rows[key][COLUMN] = file.getvalue()
+        rows[key][FEATURE_COLUMN] = file.getvalue()
     pq.write_table(table.from_pylist(list(rows.values())), stored / "02.parquet")
     argv = [*FFF, "--mining-features", "precomputed", *EVERYTHING, "--feature-sidecar", str(stored)]
     assert trainer(*argv, *RECORDED, "--name", "x") == 0
@@ -279,7 +279,7 @@ def test_features_that_overflow_are_not_stored(trainer, teacher, tmp_path, capsy
 def test_a_later_feature_sidecar_that_is_none_is_named_once(trainer, stored, content):
     path = stored / "01.parquet"
     if isinstance(content, str):
-        pq.write_table(pa.table({"key": [f"{row:04d}" for row in range(16)], COLUMN: [content] * 16}), path)
+        pq.write_table(pa.table({"key": [f"{row:04d}" for row in range(16)], FEATURE_COLUMN: [content] * 16}), path)
     elif content is None:
         path.unlink()
     else:

@@ -13,7 +13,7 @@ from open_clip_fff.matching.scorer import PairScorer
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.mining.hardest import hardest_negatives
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds, similarities
-from open_clip_fff.tools.gallery.mined import STEPS, WINDOW, find_thresholds, mine_sample
+from open_clip_fff.tools.gallery.mined import THRESHOLD_STEPS, WINDOW, find_thresholds, mine_sample
 from open_clip_fff.tools.gallery.scored import nearest_to_thresholds, score_batch, threshold_distance
 from tests.test_assignment import random_features
 
@@ -80,7 +80,7 @@ def test_what_is_in_doubt_comes_first_and_nothing_is_lost():
     assert all(-WINDOW <= pair.margin <= 0 for row in found.nearly for pair in row.pairs)
     few = mine_sample(f, BARS, Thresholds.of(BARS), 3)
     assert few.mined == found.mined[:3] and few.nearly == found.nearly[:3] and few.pairs == found.pairs
-    for step, more, fewer in zip(STEPS, found.more, found.fewer, strict=True):
+    for step, more, fewer in zip(THRESHOLD_STEPS, found.more, found.fewer, strict=True):
         assert found.pairs + more == mine(f, f, moved(BARS, -step)).pairs.sum()
         assert found.pairs - fewer == mine(f, f, moved(BARS, step)).pairs.sum()
     above = found.histogram[len(found.histogram) // 2 :].sum()

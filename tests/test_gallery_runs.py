@@ -15,7 +15,7 @@ from open_clip_fff.mining.clauses import mine
 from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.tools.gallery.mined import mine_sample
-from open_clip_fff.tools.gallery.run import TITLE, GallerySettings, read_sample
+from open_clip_fff.tools.gallery.run import TITLE, GallerySettings, read_gallery_sample
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FrozenExtractor
 from tests import colour_discriminator
@@ -125,7 +125,7 @@ def test_it_takes_the_captions_that_a_batch_would_have(trainer, training, teache
     def gathered(*flags: str):
         plan, _ = training_plan([*training[4:], *flags], defaults={"method": "fff"})
         settings = GallerySettings(5, 6, FrozenExtractor(frozen), None, torch.device("cpu"))
-        return read_sample(plan, SampleDraw(urls, 16, 0), settings)
+        return read_gallery_sample(plan, SampleDraw(urls, 16, 0), settings)
 
     everything = gathered()
     assert [len(row.captions) for row in everything.rows] == [2, 3, 4, 5] * 4

@@ -101,6 +101,20 @@ def test_no_class_name_has_two_meanings():
     assert {name: paths for name, paths in where.items() if len(paths) > 1} == {}
 
 
+def test_no_imported_name_has_two_meanings():
+    """Functions and constants that modules take from each other, commands aside."""
+    where: dict[str, set[str]] = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("open_clip_fff."):
+                for each in node.names:
+                    where.setdefault(each.name, set()).add(str(node.module))
+    once_each = {"main", "parse", "run", "seams"}  # of a command, and of a version of OpenCLIP
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES}
+    several = {name: found & modules for name, found in where.items() if name not in once_each}
+    assert {name: found for name, found in several.items() if len(found) > 1} == {}
+
+
 def test_nothing_else_is_committed_at_the_top():
     """Such as the folder of a run."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)

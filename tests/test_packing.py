@@ -18,8 +18,8 @@ from PIL import Image
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.sources import caption_texts
 from open_clip_fff.tools.pack.items import SkipSample, prepare_image
-from open_clip_fff.tools.pack.row_list import arrange
-from open_clip_fff.tools.pack.rows import CAPTIONS, RowFile, SourceRow, write_rows
+from open_clip_fff.tools.pack.row_list import arrange_rows
+from open_clip_fff.tools.pack.rows import CAPTION_PREFIX, RowFile, SourceRow, write_rows
 from open_clip_fff.tools.pack.settings import ImageSettings
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.packing_sets import TOKENS, compress, csv, left_out, pack, picture, pictures, samples, tars, tokens  # noqa: F401
@@ -165,8 +165,8 @@ def test_captions_in_objects_are_told_and_named_by_a_path(pack, pictures, tmp_pa
 @pytest.mark.parametrize("repeats", ["keep", "join"])
 def test_a_list_longer_than_a_batch_is_arranged_as_a_loop_would(tmp_path, monkeypatch, repeats):
     """Against plain Python, with batches so small that rows of one image lie in several."""
-    monkeypatch.setattr("open_clip_fff.tools.pack.rows.BATCH", 7)
-    monkeypatch.setattr("open_clip_fff.tools.pack.row_list.BATCH", 7)
+    monkeypatch.setattr("open_clip_fff.tools.pack.rows.BATCH_ROWS", 7)
+    monkeypatch.setattr("open_clip_fff.tools.pack.row_list.BATCH_ROWS", 7)
     draws = np.random.default_rng(0).integers(0, 20, 61)
     rows = [SourceRow(int(who), f"{n}", b"%d" % who, ([f"t{n}"] * (n % 3), [f"u{n}"])) for n, who in enumerate(draws)]
     expected: dict[object, list] = {}
@@ -176,11 +176,12 @@ def test_a_list_longer_than_a_batch_is_arranged_as_a_loop_would(tmp_path, monkey
     with open(tmp_path / "a", "wb+") as first, open(tmp_path / "b", "wb+") as second:
         write_rows(rows, ("t", "u"), first)
         first.flush()
-        arrange(RowFile(first), second, repeats)
+        arrange_rows(RowFile(first), second, repeats)
         second.flush()
         found = RowFile(second)
     taken = found.take(np.arange(len(found))).to_pylist()
-    assert [[x["key"], x[f"{CAPTIONS}t"], x[f"{CAPTIONS}u"], x["rows"]] for x in taken] == list(expected.values())
+    names = "key", f"{CAPTION_PREFIX}t", f"{CAPTION_PREFIX}u", "rows"
+    assert [[row[name] for name in names] for row in taken] == list(expected.values())
     assert found.coverage() == [("t", sum(bool(x[1]) for x in expected.values()), sum(n % 3 for n in range(61))),
                                 ("u", len(expected), 61)]  # fmt: skip
     some = np.array([len(found) - 1, 0, 8, 8])
@@ -188,20 +189,19 @@ def test_a_list_longer_than_a_batch_is_arranged_as_a_loop_would(tmp_path, monkey
 
 
 def test_a_row_is_found_by_its_identity(tmp_path, monkeypatch):
-    monkeypatch.setattr("open_clip_fff.tools.pack.rows.BATCH", 3)
-    monkeypatch.setattr("open_clip_fff.tools.pack.row_list.BATCH", 3)
+    monkeypatch.setattr("open_clip_fff.tools.pack.rows.BATCH_ROWS", 3)
+    monkeypatch.setattr("open_clip_fff.tools.pack.row_list.BATCH_ROWS", 3)
     identities = [5, 9, 1, 9, 2**63 - 1, 0, 7, 3]
     with open(tmp_path / "a", "wb+") as first, open(tmp_path / "b", "wb+") as second:
-        write_rows(
-            [SourceRow(who, f"k{who}", captions=[[f"of {n}"]]) for n, who in enumerate(identities)], ("t",), first
-        )
+        rows = (SourceRow(who, f"k{who}", captions=[[f"of {n}"]]) for n, who in enumerate(identities))
+        write_rows(rows, ("t",), first)
         first.flush()
-        arrange(RowFile(first), second, "join", "identity")
+        arrange_rows(RowFile(first), second, "join", "identity")
         second.flush()
         found = RowFile(second)
     for who in set(identities):
         row = found.find(who, f"k{who}")
-        assert row and row[f"{CAPTIONS}t"] == [f"of {n}" for n, other in enumerate(identities) if other == who]
+        assert row and row[f"{CAPTION_PREFIX}t"] == [f"of {n}" for n, other in enumerate(identities) if other == who]
     assert found.find(4, "k4") is None and found.find(9, "another of the same hash") is None
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from open_clip_fff.tools.pack.tables.records import JsonRecord, entries_of
+from open_clip_fff.tools.pack.tables.records import JsonRecord, json_records
 from tests.packing_sets import compress, csv, left_out, pack, pictures, refused, samples  # noqa: F401
 
 
@@ -191,10 +191,10 @@ def test_a_list_is_read_piece_by_piece(monkeypatch):
     for indent in (None, 2):
         text = io.StringIO(json.dumps(entries, indent=indent))
         expected = [JsonRecord(n, x if isinstance(x, dict) else None) for n, x in enumerate(entries, 1)]
-        assert list(entries_of(text)) == expected
+        assert list(json_records(text)) == expected
     for damaged in ("[{}", "[{}, {", "[{}, oops]", "{}"):
         with pytest.raises(ValueError, match="list"):
-            list(entries_of(io.StringIO(damaged)))
+            list(json_records(io.StringIO(damaged)))
 
 
 def test_jsons_that_cannot_be_meant(refused, pictures, tmp_path):

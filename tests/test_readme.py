@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import open_clip_fff
 from open_clip_fff.config.fields import value_text
-from open_clip_fff.config.flags import GROUPS, as_flag, flag_parser, flags_of
+from open_clip_fff.config.flags import FLAG_GROUPS, as_flag, flag_parser, flags_of
 from open_clip_fff.config.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +105,7 @@ def test_every_flag_of_ours_is_explained():
 
 
 def test_defaults_that_pages_quote_are_the_settings():
-    flags = {as_flag(flag.name): flag for group in GROUPS for flag, _ in flags_of(group)}
+    flags = {as_flag(flag.name): flag for group in FLAG_GROUPS for flag, _ in flags_of(group)}
     quoted = set()
     pages = "\n".join((ROOT / "docs" / f"{name}.md").read_text() for name in OF_TRAINING)
     for table in re.findall(r"^\| flag \| default \|.*\n((?:\|.*\n)+)", pages, flags=re.MULTILINE):

@@ -8,7 +8,7 @@ import pytest
 
 from open_clip_fff.config.all_settings import DEFAULTS
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.config.flags import GROUPS, flag_parser, flags_of
+from open_clip_fff.config.flags import FLAG_GROUPS, flag_parser, flags_of
 from open_clip_fff.config.flags_page import page
 from open_clip_fff.config.methods import METHODS
 from open_clip_fff.config.mining import FrozenSource, MiningConfig
@@ -150,7 +150,7 @@ def test_every_flag_has_a_default_or_is_the_method():
 
 
 def test_every_flag_is_in_one_group_of_the_help_and_the_page_of_flags_is_not_stale():
-    grouped = [flag.name for group in GROUPS for flag, _ in flags_of(group)]
+    grouped = [flag.name for group in FLAG_GROUPS for flag, _ in flags_of(group)]
     assert sorted(grouped) == sorted(["method", *DEFAULTS])
     stored = (Path(__file__).parent.parent / "docs" / "flags.md").read_text(encoding="utf-8")
     assert stored == page(), "run: python -m open_clip_fff.config.flags_page > docs/flags.md"

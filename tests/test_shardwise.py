@@ -14,7 +14,7 @@ import pytest
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.cli import main
 from open_clip_fff.data.data_sets import record_path
-from open_clip_fff.data.features import COLUMN, MEMBER, unpack
+from open_clip_fff.data.features import FEATURE_COLUMN, MEMBER, unpack_features
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError, UsageError
@@ -277,9 +277,9 @@ def test_features_beside_the_images_are_those_of_the_sidecar(program, flags, tmp
     table = pq.read_table(tmp_path / "side" / "01.parquet").to_pylist()
     samples = list(read_samples([str(tmp_path / "tars" / "01.tar")], 99))
     assert [row["key"] for row in table] == [sample["__key__"] for sample in samples]
-    assert all(row[COLUMN] == sample[MEMBER] and {"png", "txt", "json"} < set(sample) for row, sample in
+    assert all(row[FEATURE_COLUMN] == sample[MEMBER] and {"png", "txt", "json"} < set(sample) for row, sample in
                zip(table, samples, strict=True))  # fmt: skip
-    assert unpack(table[3][COLUMN]).texts.shape == (5, 32)
+    assert unpack_features(table[3][FEATURE_COLUMN]).texts.shape == (5, 32)
 
 
 def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tmp_path):

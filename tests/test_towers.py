@@ -14,7 +14,7 @@ from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.hooks.mining_features import FrozenFeatures
 from open_clip_fff.hooks.registry import HookContext
-from open_clip_fff.hub.description import describe
+from open_clip_fff.hub.description import describe_model
 from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.models.frozen import FrozenTowers, load_frozen, same_tokens
@@ -148,7 +148,7 @@ def test_the_description_rebuilds_the_model(tiny_name, tmp_path):
     model, _, preprocess = open_clip.create_model_and_transforms(tiny_name, **options, image_mean=(0.1, 0.2, 0.3))
     with torch.no_grad():
         model.logit_bias.fill_(-4.5)
-    write_hub_folder(describe(tiny_name, model, options), model.state_dict(), tmp_path / "out", open_clip_loads)
+    write_hub_folder(describe_model(tiny_name, model, options), model.state_dict(), tmp_path / "out", open_clip_loads)
     again, _, preprocess_again = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
     assert str(preprocess) == str(preprocess_again).replace("[", "(").replace("]", ")")
     images, tokens = torch.randn(2, 3, 48, 48), open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(["a", "b c"])
@@ -162,7 +162,7 @@ def test_a_folder_that_holds_something_is_not_written_over(tiny_name, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
     with pytest.raises(UsageError, match="exists already"):
-        write_hub_folder(describe(tiny_name, model, {}), model.state_dict(), tmp_path / "out", open_clip_loads)
+        write_hub_folder(describe_model(tiny_name, model, {}), model.state_dict(), tmp_path / "out", open_clip_loads)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -170,5 +170,5 @@ def test_a_failed_write_leaves_nothing(tiny_name, tmp_path):
     model = open_clip.create_model(tiny_name)
     weights = {**model.state_dict(), "visual.proj": torch.zeros(2, 2)}
     with pytest.raises(Exception, match="size mismatch"):
-        write_hub_folder(describe(tiny_name, model, {}), weights, tmp_path / "out", open_clip_loads)
+        write_hub_folder(describe_model(tiny_name, model, {}), weights, tmp_path / "out", open_clip_loads)
     assert list(tmp_path.iterdir()) == []

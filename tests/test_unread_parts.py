@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from open_clip_fff.data.features import COLUMN, unpack
+from open_clip_fff.data.features import FEATURE_COLUMN, unpack_features
 from tests.conftest import colour_sample, write_tar
 from tests.test_features import stored  # noqa: F401
 
@@ -31,10 +31,10 @@ def test_stored_features_that_cannot_be_used_are_told_by_kind(name, program, tra
     """A sidecar that is none is named, once, and costs exit code 1, as a shard does."""
     table = pq.read_table(stored / "02.parquet")
     rows = table.to_pylist()[1:]
-    infinite = unpack(rows[1][COLUMN])
+    infinite = unpack_features(rows[1][FEATURE_COLUMN])
     infinite.image[0] = np.inf
     np.savez(file := io.BytesIO(), **infinite._asdict())
-    rows[0][COLUMN], rows[1][COLUMN] = b"damaged", file.getvalue()
+    rows[0][FEATURE_COLUMN], rows[1][FEATURE_COLUMN] = b"damaged", file.getvalue()
     pq.write_table(table.from_pylist(rows), stored / "02.parquet")
     (stored / "01.parquet").write_bytes(b"no parquet")
     own, out = COMMANDS[name]

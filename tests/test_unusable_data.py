@@ -15,7 +15,7 @@ from open_clip_train.data import DataInfo
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import check_files, check_tars
 from open_clip_fff.data.preview import preview_sets, preview_shard
-from open_clip_fff.data.preview_text import check, check_validation, preview_lines
+from open_clip_fff.data.preview_text import check_previews, check_validation, preview_lines
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.data.table_columns import read_table
@@ -127,7 +127,7 @@ def torn_tar(path: Path, rows: int, whole: int) -> Path:
 def test_a_tar_whose_rows_are_torn_apart(tmp_path):
     torn = torn_tar(tmp_path / "0.tar", 4, whole=0)
     with pytest.raises(UsageError, match=r"no row of 0.tar has both an image and a caption: .* --sort=name"):
-        check([preview_shard(str(torn), RAW)], RAW)
+        check_previews([preview_shard(str(torn), RAW)], RAW)
 
 
 def test_a_tar_in_the_order_of_a_folder_where_a_few_rows_are_whole_by_chance(tmp_path):
@@ -137,7 +137,7 @@ def test_a_tar_in_the_order_of_a_folder_where_a_few_rows_are_whole_by_chance(tmp
     ):
         check_validation([preview_shard(str(torn), RAW, data_flag="--val-data")], RAW)
     most = preview_shard(str(torn_tar(tmp_path / "1.tar", 2, whole=9)), RAW)
-    check([most], RAW)
+    check_previews([most], RAW)
     assert "4 rows whose files do not follow each other: " in "\n".join(preview_lines([most], RAW))
     for read in (retrieval_set, lambda arguments, _: _images_of(arguments.shards, "json.title", UnusedFiles())):
         with pytest.raises(UsageError, match=r"(SHARDS|SOURCE): in .*0.tar the files of '0' do not follow each other"):

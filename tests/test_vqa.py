@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.downstream.files import ImageFolders, coco_key
 from open_clip_fff.tools.downstream.vqa import Annotation, read_annotations
-from open_clip_fff.tools.downstream.vqa_answers import accuracy, frequent_answers, normalise, soft_score
+from open_clip_fff.tools.downstream.vqa_answers import frequent_answers, normalise, soft_score, vqa_accuracy
 from tests.quiz import SMALL, files, fused, make_fused, ok, quiz, read, refused  # noqa: F401
 
 
@@ -26,9 +26,9 @@ def plain_accuracy(answer, given):
 @pytest.mark.parametrize("said", range(11))
 def test_the_accuracy_is_that_of_ten_choose_nine(said):
     given = ["2"] * said + ["3"] * (10 - said)
-    assert accuracy("2", given) == pytest.approx(plain_accuracy("2", given))
-    assert accuracy("2", given) == pytest.approx([0, 0.3, 0.6, 0.9, *[1.0] * 7][said])
-    assert soft_score("2", given) == min(said / 3, 1) and accuracy("4", given) == 0
+    assert vqa_accuracy("2", given) == pytest.approx(plain_accuracy("2", given))
+    assert vqa_accuracy("2", given) == pytest.approx([0, 0.3, 0.6, 0.9, *[1.0] * 7][said])
+    assert soft_score("2", given) == min(said / 3, 1) and vqa_accuracy("4", given) == 0
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_an_empty_answer_is_a_persons_and_a_type_may_be_a_number(tmp_path):
     first, second = read_annotations(tmp_path / "a.json").values()
     assert first == Annotation(("", "dog", "dog", ""), "3") and second == Annotation(("",) * 4, None)
     assert frequent_answers([first.given, second.given], 9, 1) == ["dog"]
-    assert accuracy("dog", first.given) == pytest.approx(plain_accuracy("dog", first.given))
+    assert vqa_accuracy("dog", first.given) == pytest.approx(plain_accuracy("dog", first.given))
 
 
 def test_images_are_found_by_coco_s_names(tmp_path):

@@ -15,8 +15,8 @@ from open_clip_fff.commands.program import command
 from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError, as_mistake
-from open_clip_fff.tools.caption.decoding import DTYPES, METHODS, Decoding
-from open_clip_fff.tools.shards.share import INTO, add_flags
+from open_clip_fff.tools.caption.decoding import DECODINGS, DTYPES, Decoding
+from open_clip_fff.tools.shards.share import INTO, add_share_flags
 
 FIELD = "generated_captions"
 
@@ -26,12 +26,12 @@ def parse(argv: list[str], prog: str = "open-clip-fff caption") -> tuple[argpars
     parser = CommandParser(prog, __doc__)
     add = parser.add_argument
     add("--train-data", required=True, metavar="TARS", help="with braces as in training")
-    add_flags(parser, "the captions")
+    add_share_flags(parser, "the captions")
     add("--model", default="Salesforce/blip2-opt-2.7b", metavar="NAME|DIR", help="(default: %(default)s)")
     add("--prompt", default="", metavar="TEXT", help="the start of each caption, or a chat model's question")
     draw = parser.add_argument_group("how captions are generated").add_argument
     draw("--captions", type=int, metavar="K", help="of an image (default: 5; 1 with greedy)")
-    draw("--decoding", choices=METHODS, default="nucleus", help="(default: nucleus)")
+    draw("--decoding", choices=DECODINGS, default="nucleus", help="(default: nucleus)")
     draw("--top-p", type=float, metavar="P", help="nucleus: probability mass sampled from (default: 0.9)")
     draw("--temperature", type=float, metavar="T", help="nucleus (default: 1)")
     draw("--tries", type=int, help="nucleus: more rounds for images with fewer than K (default: 1)")
@@ -65,7 +65,7 @@ def decoding_of(args: argparse.Namespace) -> Decoding:
     """Raises UsageError for a flag of another decoding method, or an invalid value."""
     k = args.captions if args.captions is not None else 1 if args.decoding == "greedy" else 5
     given = {"beams": max(k, Decoding.beams)} if args.decoding == "beam" else {}
-    for how, names in METHODS.items():
+    for how, names in DECODINGS.items():
         own = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
         if own and how != args.decoding:
             raise UsageError(f"{as_flag(next(iter(own)))}: goes with --decoding {how}, not {args.decoding}")

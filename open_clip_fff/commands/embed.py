@@ -17,7 +17,7 @@ from open_clip_fff.config.flags import flag_parser
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.hub.training_flags import ALL_CAPTIONS, parse_with_training, training_plan
-from open_clip_fff.tools.shards.share import INTO, add_flags
+from open_clip_fff.tools.shards.share import INTO, add_share_flags
 
 IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
 
@@ -28,7 +28,7 @@ def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.
     Raises UsageError for a training flag that cannot work, or no model.
     """
     parser = CommandParser(prog, __doc__, "--train-data, --json-text-key, --mining-model, --mining-pretrained, …")
-    add_flags(parser, "the features")
+    add_share_flags(parser, "the features")
     parser.add_argument("--into", choices=INTO, default="sidecar", help="parquets, or new tars (default: sidecar)")
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
     parser.add_argument("--workers", type=int, default=4, help="threads that decode (default: 4)")

@@ -12,7 +12,7 @@ import argparse
 
 from open_clip_fff.commands.program import command
 from open_clip_fff.config.parsers import CommandParser
-from open_clip_fff.tools.downstream.flags import add_task_flags, check
+from open_clip_fff.tools.downstream.flags import add_task_flags, check_downstream
 
 FILES = (("data", "json lines"),)
 
@@ -22,7 +22,7 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace]:
     parser = CommandParser(prog, __doc__)
     add_task_flags(parser, FILES, "sentences")
     args = parser.parse_args(argv)
-    check(parser, args, [name for name, _ in FILES])
+    check_downstream(parser, args, [name for name, _ in FILES])
     return (args,)
 
 

@@ -18,8 +18,8 @@ from open_clip_fff.config.fields import fields_by_flag, filled, flag_of
 from open_clip_fff.config.flags import add_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.pack.settings import GROUPS, ColumnNames, ImageSettings, PackSettings
-from open_clip_fff.tools.shards.share import Share, add_flags
+from open_clip_fff.tools.pack.settings import HELP_GROUPS, ColumnNames, ImageSettings, PackSettings
+from open_clip_fff.tools.shards.share import Share, add_share_flags
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[PackSettings, Path, Share, int, bool]:
@@ -39,10 +39,10 @@ def parser(prog: str) -> CommandParser:
     """The command line."""
     parser = CommandParser(prog, __doc__)
     parser.add_argument("source", metavar="SOURCE", help="a table, a folder of images, or shards with braces")
-    add_flags(parser, "the shards", device=False)
+    add_share_flags(parser, "the shards", device=False)
     parser.add_argument("--dry-run", action="store_true", help="write nothing; print what would be written")
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads that read and decode (default: 4)")
-    groups = {"": parser, **{title: parser.add_argument_group(title) for title in GROUPS}}
+    groups = {"": parser, **{title: parser.add_argument_group(title) for title in HELP_GROUPS}}
     for kind in (ColumnNames, PackSettings, ImageSettings):
         for name, field in fields_by_flag(kind).items():
             flag = flag_of(field)

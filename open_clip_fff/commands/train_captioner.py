@@ -15,7 +15,7 @@ from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.hub.training_flags import ALL_CAPTIONS, parse_with_training, training_plan
-from open_clip_fff.tools.finetune.flags import add_flags, check
+from open_clip_fff.tools.finetune.flags import add_finetuning_flags, check_finetuning
 
 UNUSED = ("raw_weight", "class_key", "min_coverage")  # settings that only training needs
 
@@ -23,9 +23,9 @@ UNUSED = ("raw_weight", "class_key", "min_coverage")  # settings that only train
 def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     """The flags, with OpenCLIP's as `training`, and the plan of training. Raises UsageError for an invalid flag."""
     parser = CommandParser(prog, __doc__, "--train-data, --text-key, --json-text-key, --caption-sidecar, …")
-    add_flags(parser, "a BLIP that captions", 0.8)
+    add_finetuning_flags(parser, "a BLIP that captions", 0.8)
     args, training = parse_with_training(parser, argv)
-    check(args, batch_size=1, held_out_images=1)
+    check_finetuning(args, batch_size=1, held_out_images=1)
     plan, others = training_plan(training, fixed={**ALL_CAPTIONS, "mining_features": "off"}, ignored=UNUSED)
     args.training = parse_shard_flags(others)
     return args, plan

@@ -25,7 +25,13 @@ from open_clip_fff.hub.training_flags import (
     parse_with_training,
     training_plan,
 )
-from open_clip_fff.tools.finetune.flags import HARD, LEAST, add_flags, check, check_shares
+from open_clip_fff.tools.finetune.flags import (
+    HARD_SHARE,
+    LEAST_PAIRS,
+    add_finetuning_flags,
+    check_finetuning,
+    check_shares,
+)
 
 LABELLING = ("discriminator", "match_positive", "match_negative", "plugin")
 
@@ -37,13 +43,13 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     """
     labelling = f"those of the model that labels hardest pairs ({', '.join(map(as_flag, LABELLING))})"
     parser = CommandParser(prog, __doc__, f"{CAPTIONS_HELP}, and {labelling}", every=False)
-    add_flags(parser, "BLIP or BLIP-2 with a matching head", 0.5)
+    add_finetuning_flags(parser, "BLIP or BLIP-2 with a matching head", 0.5)
     add = parser.add_argument
     add("--train-data", required=True, metavar="TARS", help="with braces as in training")
     add("--tokenizer", metavar="NAME|DIR", help="for --from-config (default: learned from captions)")
     hard = (
         "of negatives sampled by the model's cosine, the others at random; less where many captions match many images "
-        f"(default: {HARD})"
+        f"(default: {HARD_SHARE})"
     )
     add("--hard-negatives", type=float, metavar="SHARE", help=hard)
     negatives = (
@@ -53,9 +59,9 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     add("--itm-negatives", choices=("sampled", "hardest"), default="sampled", help=negatives)
     add("--freeze-vision", action=argparse.BooleanOptionalAction, default=False, help="(default: no)")
     args, training = parse_with_training(parser, argv, only={*CAPTION_FLAGS, *LABELLING})
-    check(args, batch_size=2, held_out_images=LEAST)
+    check_finetuning(args, batch_size=2, held_out_images=LEAST_PAIRS)
     if args.hard_negatives is None:
-        args.hard_negatives = HARD
+        args.hard_negatives = HARD_SHARE
     elif args.itm_negatives != "sampled":
         raise UsageError("--hard-negatives: is of sampled ones; leave it out with --itm-negatives hardest")
     check_shares(args, hard_negatives=(0.0, 1.0))

@@ -14,7 +14,7 @@ import argparse
 
 from open_clip_fff.commands.program import command
 from open_clip_fff.config.parsers import CommandParser, check_least
-from open_clip_fff.tools.downstream.flags import add_task_flags, check
+from open_clip_fff.tools.downstream.flags import add_task_flags, check_downstream
 
 FILES = (("questions", "questions json"), ("annotations", "annotations json"))
 
@@ -28,7 +28,7 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace]:
     parser.add_argument("--min-count", type=int, default=1, metavar="N", help=count)
     args = parser.parse_args(argv)
     check_least(args, answers=2, min_count=1)
-    check(parser, args, [name for name, _ in FILES], optional=["annotations"])
+    check_downstream(parser, args, [name for name, _ in FILES], optional=["annotations"])
     return (args,)
 
 

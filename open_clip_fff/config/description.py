@@ -8,7 +8,7 @@ from open_clip_fff.config.fields import as_flag, field_text, fields_by_flag, has
 from open_clip_fff.config.methods import METHODS, TITLES
 from open_clip_fff.config.numbers import number
 from open_clip_fff.config.open_clip import Upstream
-from open_clip_fff.config.plan import GRIT as GROUPS
+from open_clip_fff.config.plan import GROUPING_HOOK as GROUPS
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.safety import SafetySettings
 from open_clip_fff.config.topics import Topic, code, codes

@@ -11,7 +11,7 @@ from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.config.parsers import OneLineParser
 
 # the groups of the help, in order
-GROUPS = {
+FLAG_GROUPS = {
     "method": "method",
     "captions": "captions",
     "text": "text tower",
@@ -52,7 +52,7 @@ def flag_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="open_clip_fff.train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
-    for group, title in GROUPS.items():
+    for group, title in FLAG_GROUPS.items():
         section = parser.add_argument_group(title)
         for flag, hint in flags_of(group):
             add_flag(section, flag, hint)

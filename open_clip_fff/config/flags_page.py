@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from open_clip_fff.config.fields import Flag, as_flag
-from open_clip_fff.config.flags import GROUPS, default_of, flags_of, takes
+from open_clip_fff.config.flags import FLAG_GROUPS, default_of, flags_of, takes
 from open_clip_fff.config.methods import TITLES
 from open_clip_fff.config.topics import table_cell
 
@@ -32,7 +32,7 @@ def page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    for group, title in GROUPS.items():
+    for group, title in FLAG_GROUPS.items():
         rows = "".join(f"| {' | '.join(map(table_cell, _row(flag, hint)))} |\n" for flag, hint in flags_of(group))
         yield f"## {title[0].upper()}{title[1:]}\n\n| flag | default | meaning |\n|---|---|---|\n{rows}"
 

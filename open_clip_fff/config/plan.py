@@ -14,7 +14,7 @@ from open_clip_fff.config.safety import SafetySettings
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.config.zero_shot import ZeroShotSettings
 
-GRIT = "grit"  # the batch hook that groups
+GROUPING_HOOK = "grit"  # the batch hook that groups
 EMA_DECAY = 0.999  # where the moving average mines and no decay is given
 
 

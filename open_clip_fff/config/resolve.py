@@ -14,7 +14,7 @@ from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.config.methods import METHODS
 from open_clip_fff.config.mining import IMAGE_THRESHOLDS, SELF_FEATURES, FrozenSource, MiningConfig, StoredBy
 from open_clip_fff.config.objective import LogitSettings, LossSettings, Smoothing
-from open_clip_fff.config.plan import EMA_DECAY, GRIT, Plan
+from open_clip_fff.config.plan import EMA_DECAY, GROUPING_HOOK, Plan
 from open_clip_fff.config.safety import SafetySettings
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.config.zero_shot import ZeroShotSettings
@@ -114,7 +114,7 @@ def plan_of(method: str | None, values: dict[str, Any], given: frozenset[str]) -
         miner=miner,
         connection=None if values["discriminator"] is None else filled(ConnectionSettings, values),
         fusion=filled(FusionSettings, values) if values["fusion_layers"] else None,
-        grouping=filled(GroupingSettings, values) if GRIT in values["batch_hooks"] else None,
+        grouping=filled(GroupingSettings, values) if GROUPING_HOOK in values["batch_hooks"] else None,
         zero_shot=None if values["zeroshot_data"] is None else filled(ZeroShotSettings, values),
         logits=filled(LogitSettings, values),
         given=given,

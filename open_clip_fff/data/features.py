@@ -21,7 +21,7 @@ from open_clip_fff.errors import OneRankError, printable
 from open_clip_fff.fingerprint import same_model
 from open_clip_fff.hub.stored_names import stored_name
 
-MEMBER, COLUMN = "feat.npz", "features"
+MEMBER, FEATURE_COLUMN = "feat.npz", "features"
 
 
 class StoredFeatures(NamedTuple):
@@ -51,7 +51,7 @@ class FeaturesNotFinite(MissingFeatures):
     why = "features are not finite"
 
 
-def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], model: str) -> bytes:
+def pack_features(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], model: str) -> bytes:
     """The file of one image: L2-normalised image [D] (None from a text-only model) and texts [k, D] of k captions."""
     file = io.BytesIO()
     hashes = np.array([text_hash(text) for text in captions], dtype=np.int64)
@@ -65,7 +65,7 @@ def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], m
     return file.getvalue()
 
 
-def unpack(content: bytes) -> StoredFeatures:
+def unpack_features(content: bytes) -> StoredFeatures:
     """Reads a file. Raises UnreadableFeatures if it is truncated or of another kind."""
     try:
         with np.load(io.BytesIO(content)) as file:
@@ -106,7 +106,9 @@ class FeatureReader:
 
     def __init__(self, sidecar: str | None, model: str | None = None, shards: str | None = None) -> None:
         flag = "--feature-sidecar"
-        self.sidecar = None if sidecar is None else Sidecar(sidecar, (COLUMN,), flag, flag, shards, BYTES_COLUMN)
+        self.sidecar = (
+            None if sidecar is None else Sidecar(sidecar, (FEATURE_COLUMN,), flag, flag, shards, BYTES_COLUMN)
+        )
         self.model = model
         self.widths: tuple[int, int] | None = None
 
@@ -133,13 +135,13 @@ class FeatureReader:
         url, key = str(sample["__url__"]), str(sample["__key__"])
         content = sample.get(MEMBER)
         if self.sidecar is not None:
-            content = next(iter(self.sidecar.lookup(url, key).get(COLUMN, [])), None)
+            content = next(iter(self.sidecar.lookup(url, key).get(FEATURE_COLUMN, [])), None)
             if self.sidecar.damage:
                 raise UnreadableFeatures(self.sidecar.damage)
         if not isinstance(content, bytes):
             raise MissingFeatures(f"{_at(sample)} has no stored features")
         try:
-            stored = unpack(content)
+            stored = unpack_features(content)
         except UnreadableFeatures as error:
             raise UnreadableFeatures(f"{_at(sample)}: its stored features cannot be read ({error})") from error
         widths = (len(stored.image), stored.texts.shape[1])

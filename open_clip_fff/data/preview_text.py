@@ -17,7 +17,7 @@ FOLLOW = (
 )
 
 
-def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
+def check_previews(previews: Sequence[Preview], captions: CaptionSettings) -> None:
     """Checks the previews of all data sets, which may have their captions in different sources.
 
     Raises:

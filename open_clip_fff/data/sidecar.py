@@ -11,7 +11,7 @@ from open_clip_fff.data.table_columns import column_names, find_column, spaces_n
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.plural import plural
 
-KEY = "key"
+KEY_COLUMN = "key"
 BATCH = 1024  # rows that are read at a time
 NO_CAPTIONS = "have no captions from there"  # rows of shards without a parquet
 _BINARY = ("binary", "large_binary", "fixed_size_binary", "null")  # how arrow names them
@@ -101,8 +101,8 @@ class Sidecar:
             schema = pq.read_schema(path)
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.flag}: {path} cannot be read as parquet ({error})") from error
-        if KEY not in schema.names:
-            raise UsageError(f"{self.flag}: {path} has no column {KEY!r}; it has {column_names(schema.names)}")
+        if KEY_COLUMN not in schema.names:
+            raise UsageError(f"{self.flag}: {path} has no column {KEY_COLUMN!r}; it has {column_names(schema.names)}")
         notes: list[str] = []
         for column in self.columns:
             name = find_column(self.column_flag, column, schema.names, str(path))
@@ -199,15 +199,16 @@ class Sidecar:
         with pq.ParquetFile(self.path(url)) as file:
             there = file.schema_arrow
             names = {column: find_name(column, there.names) or column for column in self.columns}
-            if missing := [name for name in (KEY, *names.values()) if name not in there.names]:
+            if missing := [name for name in (KEY_COLUMN, *names.values()) if name not in there.names]:
                 raise ValueError(f"it has no column {missing[0]!r}; it has {column_names(there.names)}")
             for name in names.values():
                 if not self._holds.fits(kind := there.field(name).type):
                     raise ValueError(f"its column {name!r} holds {kind}, and not {self._holds.description}")
-            for batch in file.iter_batches(BATCH, columns=[KEY, *names.values()]):  # not a second time as a table
+            read = [KEY_COLUMN, *names.values()]  # not a second time as a table
+            for batch in file.iter_batches(BATCH, columns=read):
                 for row in batch.to_pylist():
-                    if row[KEY] is not None:
-                        columns = rows.setdefault(_text(row[KEY]), {column: [] for column in self.columns})
+                    if row[KEY_COLUMN] is not None:
+                        columns = rows.setdefault(_text(row[KEY_COLUMN]), {column: [] for column in self.columns})
                         for column, values in columns.items():
                             values.append(row[names[column]])
         return rows

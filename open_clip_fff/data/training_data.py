@@ -11,7 +11,7 @@ from open_clip_fff.data.data_sets import check_tars, dataset_kind, expand_shards
 from open_clip_fff.data.features import FeatureReader
 from open_clip_fff.data.positives import NamedPairs, read_pairs
 from open_clip_fff.data.preview import TRIED, Preview, preview_csv, preview_sets
-from open_clip_fff.data.preview_text import check, check_validation, damage_lines
+from open_clip_fff.data.preview_text import check_previews, check_validation, damage_lines
 from open_clip_fff.data.sidecar import NO_CAPTIONS
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table_columns import read_table, table_columns
@@ -48,7 +48,7 @@ def check_all_captions(shards: str, captions: CaptionSettings) -> list[str]:
     """
     captions = dataclasses.replace(captions, per_image=1)
     previews, sidecar = preview_sets(shards, captions), CaptionReader(captions).sidecar
-    check(previews, captions)
+    check_previews(previews, captions)
     notes = [] if sidecar is None else sidecar.shard_notes(expand_shards(shards), NO_CAPTIONS)
     return notes + [f"warning: {preview.name}: {line}" for preview in previews for line in damage_lines(preview)]
 
@@ -118,6 +118,6 @@ def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, l
         previews[0].notes += notes
     else:
         previews = preview_sets(args.train_data, captions, features)
-    check(previews, captions)
+    check_previews(previews, captions)
     made_by = None if features is None else features.made_by
     return plan if made_by is None else with_stored_model(plan, made_by), previews, captions

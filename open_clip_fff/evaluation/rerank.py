@@ -39,7 +39,7 @@ def rerank(loaded: LoadedModel, local: LocalSet, settings: EvalSettings, candida
         return _reranked(fusion, encoded, candidates, settings, local.spec.name)
 
 
-def conditions(loaded: LoadedModel, _: LocalSet) -> dict[str, str]:
+def rerank_conditions(loaded: LoadedModel, _: LocalSet) -> dict[str, str]:
     """What a score depends on besides the set and the towers. Raises UsageError as `rerank`."""
     return {"fusion model": fingerprint(read_fusion(_place_of_fusion(loaded)).weights)[:8]}
 

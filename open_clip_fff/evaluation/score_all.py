@@ -36,12 +36,12 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     if arguments.rerank is None:
         print_warnings(name_warnings(sets))
         return score_models(arguments, prog, sets, score_line)
-    from open_clip_fff.evaluation.rerank import conditions, rerank
+    from open_clip_fff.evaluation.rerank import rerank, rerank_conditions
 
     retrieval = [local for local in sets if local.spec.task == RETRIEVAL]
     if not retrieval:
         raise UsageError(f"--rerank: none of {', '.join(local.spec.name for local in sets)} is a retrieval set")
-    way = Evaluation(partial(rerank, candidates=arguments.rerank), f"{RERANKING}{arguments.rerank}", conditions)
+    way = Evaluation(partial(rerank, candidates=arguments.rerank), f"{RERANKING}{arguments.rerank}", rerank_conditions)
     return score_models(arguments, prog, retrieval, score_line, way)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.host.loader.stages import unpack
+from open_clip_fff.host.loader.stages import unpack_batch
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.bias_init import cosine_sums, initial_bias
@@ -78,7 +78,7 @@ def _mining_forecast(plan: Plan) -> tuple[bool, str]:
 def _outputs(model: nn.Module, loader, args) -> Iterator[dict[str, Tensor]]:
     """The model's output for one step's batch each time: its micro-batches run one by one and concatenated."""
     autocast = get_autocast(args.precision, device_type=torch.device(args.device).type)
-    batches = map(unpack, loader)
+    batches = map(unpack_batch, loader)
     while micro := list(islice(batches, args.accum_freq)):
         if len(micro) < args.accum_freq:
             return

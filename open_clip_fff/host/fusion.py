@@ -10,7 +10,7 @@ from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.errors import UsageError, named
 from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.losses.fusion import FusionLoss, Vocabulary
-from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot, load_weights, width_for
+from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot, load_fusion_weights, width_for
 from open_clip_fff.models.tower_tokens import TowerTokens
 
 
@@ -46,7 +46,7 @@ def add_fusion(
             weights = dict(read_fusion(Path(settings.pretrained)).weights)
         if vocabulary is None:  # as when a model is fine-tuned for retrieval, by ITC and ITM alone
             weights = {name: weight for name, weight in weights.items() if not name.startswith("mlm_")}
-        load_weights(network, weights, f"--fusion-pretrained {settings.pretrained}")
+        load_fusion_weights(network, weights, f"--fusion-pretrained {settings.pretrained}")
     if not settings.itm_weight:  # DDP waits for the gradient of each parameter that requires one
         network.itm_head.requires_grad_(False)
     network.to(args.device)

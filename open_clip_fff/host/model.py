@@ -14,7 +14,7 @@ from open_clip_fff.host.checks.flags_and_files import check_coca_name, check_tex
 from open_clip_fff.host.fusion import add_fusion
 from open_clip_fff.host.report.plan_log import log_plan
 from open_clip_fff.host.state import RunState
-from open_clip_fff.hub.description import CONFIG_NAME, describe, write_description
+from open_clip_fff.hub.description import CONFIG_NAME, describe_model, write_description
 from open_clip_fff.hub.weights import BIAS, LoadReport, checked_loading
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.models.ema import WeightsEma
@@ -46,7 +46,7 @@ def model_factory(state: RunState, create: Callable) -> Callable:
         if state.master and not state.args.torchscript:
             folder = Path(state.args.logs) / state.args.name
             with as_mistake(f"{folder / CONFIG_NAME}: cannot be written", OSError):
-                write_description(describe(model_name, model, options), folder)
+                write_description(describe_model(model_name, model, options), folder)
         _save_text_work(state)
         if state.plan.fusion is not None:
             state.fusion = add_fusion(model, model_name, state.plan.fusion, state.plan.given, state.args)

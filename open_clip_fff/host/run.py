@@ -22,7 +22,7 @@ from open_clip_fff.data.training_data import (
 from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.host.checkpoints.extra_state import extra_state
 from open_clip_fff.host.checkpoints.mid_epoch import mid_epoch_seams
-from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, find_checkpoint
+from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, find_resume_checkpoint
 from open_clip_fff.host.checkpoints.resuming import resuming
 from open_clip_fff.host.checks.changed_settings import change_notes
 from open_clip_fff.host.checks.data import sidecar_notes, validation_notes
@@ -79,7 +79,7 @@ def _train(command: Command) -> None:
             check_names(plan)  # which the plugins may have registered
         found = check_host(args, plan)
         check_weights(args, plan)
-        resumed = find_checkpoint(args, plan)
+        resumed = find_resume_checkpoint(args, plan)
         rows = rows_of_data(args, plan)
         epoch = 0 if resumed.checkpoint is None else read_epoch(resumed.checkpoint) or 0
         warnings, rows_line = forecast_epochs(args, plan, rows, epoch)

@@ -16,7 +16,7 @@ from open_clip_fff.hooks.registry import BatchHook, SeesSteps
 from open_clip_fff.host.loader.timeouts import LoaderTimeouts
 from open_clip_fff.host.loader.tracking import EpochStart, TrackedLoader
 from open_clip_fff.host.nonfinite import StepGuard
-from open_clip_fff.host.report.results import AVERAGE
+from open_clip_fff.host.report.results import EMA_PREFIX
 from open_clip_fff.host.stopping import StopSignals
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.fusion import FusionLoss
@@ -87,7 +87,7 @@ class RunState:
 
         Not DDP's wrapper, which would wait for other ranks, nor a compiled model, which would recompile for each shape.
         """
-        return {"": self.model} if self.ema is None else {"": self.model, AVERAGE: self.ema.module}
+        return {"": self.model} if self.ema is None else {"": self.model, EMA_PREFIX: self.ema.module}
 
     @property
     def step_observers(self) -> list[SeesSteps]:

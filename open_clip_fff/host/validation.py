@@ -18,12 +18,12 @@ from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.tokens import KEYS
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.host.loader.stages import unpack
+from open_clip_fff.host.loader.stages import unpack_batch
 from open_clip_fff.host.loader.timeouts import LoaderTimeouts
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.coverage import skipped_lines
 from open_clip_fff.host.report.recall import Keys, recall
-from open_clip_fff.host.report.results import LOSS, RECALL, keep_results, validation_line
+from open_clip_fff.host.report.results import LOSS, RECALL_PREFIX, keep_results, validation_line
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.mining.assign import make_assignment, own_text_block
@@ -160,7 +160,7 @@ def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str,
         text_ids, text_keys = (x.repeat_interleave(valid.sum(dim=1)) for x in (ids, keys))
         by_key = Keys(keys, text_keys, state.key_label == POSITIVE) if (keys >= 0).any() else None
         shares = recall(image, text, ids, text_ids, keys=by_key)
-    values = {RECALL + name: share for name, share in shares.items()}
+    values = {RECALL_PREFIX + name: share for name, share in shares.items()}
     values |= {"num_images": len(image), "num_captions": len(text)}
     values |= {} if bias is None else {LOSS: loss / len(image)}
     return {prefix + name: value for name, value in values.items()}
@@ -180,7 +180,7 @@ def _encoded(model: Any, loader, args) -> Iterator[Encoded]:
     """The features of each batch, on the device; padding never meets the text tower."""
     device = torch.device(args.device)
     autocast = get_autocast(args.precision, device_type=device.type)
-    for images, captions in map(unpack, loader):
+    for images, captions in map(unpack_batch, loader):
         captions = CaptionBatch(*captions).to(device, non_blocking=True)
         images = images.to(device=device, dtype=get_input_dtype(args.precision), non_blocking=True)
         with autocast():

@@ -162,11 +162,11 @@ def _of_run(
         "epochs": run_facts.epochs(loaded.epoch, params),
         "batch": run_facts.batch(params),
         "start": run_facts.start(params),
-        "command": run_facts.value_of(params, "command"),
+        "command": run_facts.param_value(params, "command"),
         "ranks": run_facts.number_of(params, "world_size"),
         "ours": [each._replace(flag=as_flag(each.flag)) for each in ours if each.effect],
         "without_effect": [as_flag(each.flag) for each in ours if not each.effect],
-        "settings": run_facts.settings(params),
+        "settings": run_facts.run_settings(params),
     }
 
 

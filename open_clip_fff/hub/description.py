@@ -18,7 +18,7 @@ from open_clip_fff.hub.weights import BIAS
 CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 
 
-def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
+def describe_model(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
     """The hub configuration (`model_cfg` and `preprocess_cfg`) of a model that OpenCLIP's factory made.
 
     It takes the image preprocessing and the scalars from the model, and from the `options` of
@@ -168,7 +168,7 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
             model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False, **options)
     except Exception as error:
         raise UsageError(f"OpenCLIP cannot make {model_name}: {reason(error)}") from error
-    return describe(model_name, model, options)
+    return describe_model(model_name, model, options)
 
 
 def _registered(model_name: str) -> str:

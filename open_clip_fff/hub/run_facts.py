@@ -29,7 +29,7 @@ _MORE = {
 }
 
 
-def value_of(params: Params, name: str) -> str | None:
+def param_value(params: Params, name: str) -> str | None:
     """A setting's text; None if it is missing or off."""
     text = params.get(name, "").strip()
     return None if text in ("", "None", "False", "()", "{}", "[]") else text
@@ -37,7 +37,7 @@ def value_of(params: Params, name: str) -> str | None:
 
 def number_of(params: Params, name: str) -> int:
     """A setting's number; 1 if it is missing. Raises UsageError for what is no number."""
-    text = value_of(params, name) or "1"
+    text = param_value(params, name) or "1"
     if not text.isdecimal():
         raise UsageError(f"params.txt of the run: {name} is {text!r}, and a number is needed")
     return int(text)
@@ -45,15 +45,15 @@ def number_of(params: Params, name: str) -> int:
 
 def data(params: Params) -> str:
     """The training data."""
-    named, known = value_of(params, "train_data"), value_of(params, "train_num_samples") is not None
-    kind = "synthetic" if value_of(params, "dataset_type") == "synthetic" else "not stated"
+    named, known = param_value(params, "train_data"), param_value(params, "train_num_samples") is not None
+    kind = "synthetic" if param_value(params, "dataset_type") == "synthetic" else "not stated"
     size = f", {plural(number_of(params, 'train_num_samples'), 'images')} an epoch" if known else ""
     return (code(named) if named else kind) + size
 
 
 def epochs(trained: int | None, params: Params) -> str:
     """Epochs trained, of those planned."""
-    planned = value_of(params, "epochs")
+    planned = param_value(params, "epochs")
     if trained is None or planned is None:
         return str(trained or planned or "not stated")
     return str(trained) if str(trained) == planned else f"{trained} of {planned}"
@@ -64,9 +64,9 @@ def start(params: Params) -> str:
     name = params["model"]
     if ":" in name:
         return f"the weights of {code(name)}"
-    if weights := value_of(params, "pretrained"):
+    if weights := param_value(params, "pretrained"):
         return code(weights)
-    return "random weights" + (", a pretrained image tower" if value_of(params, "pretrained_image") else "")
+    return "random weights" + (", a pretrained image tower" if param_value(params, "pretrained_image") else "")
 
 
 def batch(params: Params) -> str:
@@ -79,9 +79,9 @@ def batch(params: Params) -> str:
     return images + (f" ({' × '.join(factors)})" if len(factors) > 1 else "")
 
 
-def settings(params: Params) -> list[str]:
+def run_settings(params: Params) -> list[str]:
     """OpenCLIP's settings that affect a model, `name: value`, without those that were off."""
-    return [f"{name}: {text}" for name in _SETTINGS if (text := value_of(params, name))]
+    return [f"{name}: {text}" for name in _SETTINGS if (text := param_value(params, name))]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.distributed import mean_over_ranks, sum_over_ranks
-from open_clip_fff.losses.fusion_counts import KINDS, LENGTH, MLM
+from open_clip_fff.losses.fusion_counts import COUNTS_LENGTH, MLM, PAIR_KINDS
 from open_clip_fff.mining.counts import RunningSums
 from open_clip_fff.mining.hardest import Hardest, drawn_negatives, hardest_negatives
 from open_clip_fff.mining.itm import CONVERTED, OWN, ItmPairs, itm_targets
@@ -88,7 +88,7 @@ class FusionLoss:
         self.network, self.describe, self.settings = network, describe, settings
         self.vocabulary = vocabulary if settings.mlm_weight else None
         self.rank, self.world_size = rank, world_size
-        self.counts = RunningSums(LENGTH)
+        self.counts = RunningSums(COUNTS_LENGTH)
 
     def __call__(
         self,
@@ -118,14 +118,14 @@ class FusionLoss:
         """
         ids, flat = known_ids(image_ids, self.rank), tokens.flatten(0, 1)
         pairs = self.pairs(image_features, text_features, logit_scale, ids, caption_valid, labelled, negatives)
-        terms, counts = {}, torch.zeros(LENGTH, dtype=torch.int64, device=tokens.device)
+        terms, counts = {}, torch.zeros(COUNTS_LENGTH, dtype=torch.int64, device=tokens.device)
         if self.settings.itm_weight:
             text = self.describe(text_tokens, flat)
             states = self.network(image_tokens[pairs.image], text.features[pairs.caption], text.mask[pairs.caption])
             logits = full_precision(self.network.match(states, text.pooled[pairs.caption]))
             terms["itm_loss"] = self.settings.itm_weight * self._mean(logits, pairs.match)
             right = logits.argmax(dim=1) == pairs.match
-            for kind in KINDS:
+            for kind in PAIR_KINDS:
                 of_kind = pairs.kind == kind
                 counts[2 * kind], counts[2 * kind + 1] = of_kind.sum(), (right & of_kind).sum()
         if self.vocabulary is not None:

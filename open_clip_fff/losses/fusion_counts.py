@@ -9,9 +9,9 @@ from open_clip_fff.mining.itm import CONVERTED, HARD, OWN, REPLACED
 
 # The vector of counts: for each kind of pair, their number and how many were classified right; then the same for the
 # masked tokens of own pairs and of converted pairs.
-KINDS = (OWN, HARD, CONVERTED, REPLACED)
-MLM = 2 * len(KINDS)  # where the masked tokens' counts begin
-LENGTH = MLM + 4
+PAIR_KINDS = (OWN, HARD, CONVERTED, REPLACED)
+MLM = 2 * len(PAIR_KINDS)  # where the masked tokens' counts begin
+COUNTS_LENGTH = MLM + 4
 
 
 @dataclass(frozen=True)

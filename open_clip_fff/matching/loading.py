@@ -6,7 +6,7 @@ from open_clip_fff.matching.model import MatchingModel
 from open_clip_fff.models.transformers_weights import absent_weights, load_tokenizer, silenced_transformers
 
 # by the model type in config.json: our wrapper, and transformers' class with a matching head
-KINDS: dict[str, tuple[type[MatchingModel], str]] = {
+MATCHING_MODELS: dict[str, tuple[type[MatchingModel], str]] = {
     "blip": (Blip, "BlipForImageTextRetrieval"),
     "blip-2": (Blip2, "Blip2ForImageTextRetrieval"),
 }
@@ -28,9 +28,9 @@ def load_matching(name: str, flag: str, cache_dir: str | None = None, kind: str 
     # whatever the cause, the user can only choose another model
     with as_mistake(f"{flag}: cannot be loaded", Exception, fix=FIX), silenced_transformers():
         config = transformers.AutoConfig.from_pretrained(name, **options)
-        known = KINDS.get(config.model_type)
+        known = MATCHING_MODELS.get(config.model_type)
         if known is None or kind not in (None, known[0].kind):
-            expected = " or ".join(key for key, (wrapper, _) in KINDS.items() if kind in (None, wrapper.kind))
+            expected = " or ".join(key for key, (wrapper, _) in MATCHING_MODELS.items() if kind in (None, wrapper.kind))
             raise UsageError(f"{flag}: its config.json says {config.model_type}, not {expected}")
         wrapper, retrieval = known
         model, info = getattr(transformers, retrieval).from_pretrained(

@@ -146,11 +146,11 @@ def load_fusion(path: Path) -> Fusion:
         network = Fusion(FusionSizes(**saved.sizes))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path}: its fusion model has sizes that do not go together ({error})") from error
-    load_weights(network, saved.weights, str(path))
+    load_fusion_weights(network, saved.weights, str(path))
     return network.eval().requires_grad_(False)
 
 
-def load_weights(fusion: Fusion, weights: Mapping[str, Tensor], source: str) -> None:
+def load_fusion_weights(fusion: Fusion, weights: Mapping[str, Tensor], source: str) -> None:
     """Loads `Fusion.state_dict()`. Raises UsageError if it is another network's; `source` names it."""
     if fusion.sizes.vocabulary and "mlm_bias" not in weights:
         raise UsageError(

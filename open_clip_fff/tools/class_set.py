@@ -18,11 +18,11 @@ from open_clip_fff.errors import UsageError, as_mistake, printable
 from open_clip_fff.plural import plural
 from open_clip_fff.progress import progress
 from open_clip_fff.tools.evaluation_sets import Members, how_to_score, write_split
-from open_clip_fff.tools.pack.folder_files import UnusedFiles, entries_of, images_below
+from open_clip_fff.tools.pack.folder_files import UnusedFiles, folder_entries, images_below
 from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_image
 from open_clip_fff.tools.pack.kinds import files_in
 from open_clip_fff.tools.pack.settings import ImageSettings
-from open_clip_fff.tools.pack.splits import SPLITS
+from open_clip_fff.tools.pack.splits import SPLIT_NAMES
 from open_clip_fff.tools.shards.tars import check_torn
 
 GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; OpenCLIP's SIMPLE_IMAGENET_TEMPLATES
@@ -191,13 +191,13 @@ def _images_of(source: str, key: str, unused: UnusedFiles) -> tuple[Callable[[],
         if not labels:
             raise UsageError(f"--class-key {key}: no sample of {source} has a class there")
         return images, labels
-    labels = [name for name, is_folder in entries_of(folder) if is_folder]
+    labels = [name for name, is_folder in folder_entries(folder) if is_folder]
     if not labels:
         raise UsageError(f"{source}: has neither a folder of images for each class nor tars")
-    if SPLITS.issuperset(map(str.lower, labels)):
+    if SPLIT_NAMES.issuperset(map(str.lower, labels)):
         raise UsageError(f"{source}: holds splits ({some(labels)}) and not classes; name one of them, such as "
                          f"{folder / labels[0]}")  # fmt: skip
-    for name, is_folder in entries_of(folder):
+    for name, is_folder in folder_entries(folder):
         if not is_folder:
             unused.add(name)
     return partial(_from_folders, folder, labels, unused), labels

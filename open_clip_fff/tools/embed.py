@@ -14,7 +14,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.decoded import DecodedSample, decoded_samples
-from open_clip_fff.data.features import COLUMN, MEMBER, pack
+from open_clip_fff.data.features import FEATURE_COLUMN, MEMBER, pack_features
 from open_clip_fff.data.shards import UnreadableTar, as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import check_all_captions, training_shards
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         batches = usable_batches(as_usage_errors(found, url), args.batch_size, record, tick)
         features = embed(batches, extractor, model, device, record)
         if args.into == "sidecar":
-            write_sidecar(file, features, pa.field(COLUMN, pa.binary()))
+            write_sidecar(file, features, pa.field(FEATURE_COLUMN, pa.binary()))
         else:
             write_copy(url, file, features, lambda _, stored: {} if stored is None else {MEMBER: stored})
         return record
@@ -105,6 +105,6 @@ def embed(
                 record.counts["images with captions that cannot be read"] += 1
             image, own = None if images is None else images[index], texts[index, : len(row.captions)]
             if np.isfinite(own).all() and (image is None or np.isfinite(image).all()):
-                yield sample.key, pack(image, own, row.captions, model)
+                yield sample.key, pack_features(image, own, row.captions, model)
             else:
                 record.leave_out(sample.key, "features are not finite")

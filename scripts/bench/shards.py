@@ -12,9 +12,9 @@ from PIL import Image
 
 from bench.captions import drawn
 from open_clip_fff.data.data_sets import parquet_name
-from open_clip_fff.data.features import COLUMN, pack
+from open_clip_fff.data.features import FEATURE_COLUMN, pack_features
 from open_clip_fff.data.shards import image_bytes, read_samples
-from open_clip_fff.data.sidecar import KEY
+from open_clip_fff.data.sidecar import KEY_COLUMN
 from open_clip_fff.tools.shards.tars import tar_writer
 
 K = 5
@@ -43,8 +43,8 @@ def store_features(urls: list[str], folder: Path) -> int:
         for sample in read_samples([url]):
             captions = json.loads(sample["json"])["captions"]
             image, *texts = draw.standard_normal((1 + len(captions), WIDTH)).astype(np.float16)
-            files[str(sample["__key__"])] = pack(image, np.stack(texts), captions, "ViT-L-14:openai")
+            files[str(sample["__key__"])] = pack_features(image, np.stack(texts), captions, "ViT-L-14:openai")
             rows += image_bytes(sample) is not None
-        table = {KEY: pa.array(files, pa.string()), COLUMN: pa.array(files.values(), pa.binary())}
+        table = {KEY_COLUMN: pa.array(files, pa.string()), FEATURE_COLUMN: pa.array(files.values(), pa.binary())}
         pq.write_table(pa.table(table), folder / parquet_name(url))
     return rows

@@ -15,7 +15,7 @@ from digits.study import markdown
 from torch import Tensor
 
 from open_clip_fff.data.data_sets import parquet_name
-from open_clip_fff.data.features import COLUMN, unpack
+from open_clip_fff.data.features import FEATURE_COLUMN, unpack_features
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import UsageError
 
@@ -49,12 +49,12 @@ def _read(shards: Sequence[str], sidecar: Path) -> tuple[Tensor, Tensor | None, 
         path = sidecar / parquet_name(shard)
         if not path.exists():
             raise UsageError(f"--features {sidecar}: no {path.name} there, of {shard}")
-        stored = pd.read_parquet(path).set_index("key")[COLUMN]
+        stored = pd.read_parquet(path).set_index("key")[FEATURE_COLUMN]
         for sample in read_samples([shard]):
             content = stored.get(sample["__key__"])
             if content is None:
                 continue
-            texts = torch.from_numpy(unpack(content).texts).float()
+            texts = torch.from_numpy(unpack_features(content).texts).float()
             pooled.append(F.normalize(F.normalize(texts, dim=-1).mean(dim=0), dim=0))
             captions += len(texts)
             classes.append(int(sample["cls"]) if "cls" in sample else -1)

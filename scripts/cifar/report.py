@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from cifar.arms import ARMS, GRIDS
 from cifar.benches import BENCHES, CIFAR, FLICKR, Bench, bench_of
 from cifar.curves import draw as draw_curves
-from cifar.recalls import MEASURES as RECALLS
+from cifar.recalls import MEASURES as ALL_CAPTIONS
 from cifar.runs import BY_FREQUENCY
 from open_clip_fff.errors import UsageError
 
@@ -54,7 +54,7 @@ def summary(runs: pd.DataFrame, bench: Bench) -> pd.DataFrame:
         for measure, title in bench.measures.items():
             row[f"{title}, %"] = spread(own[measure])
             row[f"{title}, against one of five"] = difference(own[measure], base[measure])
-        more = [measure for measure in (*BY_FREQUENCY, *RECALLS) if measure in own and own[measure].notna().any()]
+        more = [measure for measure in (*BY_FREQUENCY, *ALL_CAPTIONS) if measure in own and own[measure].notna().any()]
         row |= {f"{measure}, %": spread(own[measure]) for measure in more}
         for column in COUNTED:
             if column in own:
@@ -87,7 +87,7 @@ def differences(arm: str, other: str, condition: str, seeds: Sequence[int], resu
     Raises UsageError if a folder has no runs, the condition none with these seeds, or an arm none of those.
     """
     bench = bench_of(condition)
-    measures = bench.measures if bench is FLICKR else {**bench.measures, **{name: name for name in RECALLS}}
+    measures = bench.measures if bench is FLICKR else {**bench.measures, **{name: name for name in ALL_CAPTIONS}}
     files = {folder: folder / bench.folder / "runs.csv" for folder in results}
     for folder, file in files.items():
         if not file.exists():

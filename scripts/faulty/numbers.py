@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from open_clip_fff.data.features import COLUMN, unpack
+from open_clip_fff.data.features import FEATURE_COLUMN, unpack_features
 
 from .lab import CLIP, MANY, SCRIPTS, Ended, Lab, finite
 from .rows import Outcome, fault, require
@@ -72,10 +72,10 @@ def stored(lab: Lab) -> Outcome:
     lab.run([SCRIPTS / "embed.py", "--out", folder, "--", *data, "--json-text-key", "captions", *frozen]).succeeded()
     table = pq.read_table(folder / "00.parquet")
     rows = table.to_pylist()
-    features, file = unpack(rows[3][COLUMN]), io.BytesIO()
+    features, file = unpack_features(rows[3][FEATURE_COLUMN]), io.BytesIO()
     features.image[0] = np.nan
     np.savez(file, **features._asdict())
-    rows[3][COLUMN] = file.getvalue()
+    rows[3][FEATURE_COLUMN] = file.getvalue()
     pq.write_table(table.from_pylist(rows), folder / "00.parquet")
     mined = ["--mining-features", "precomputed", "--feature-sidecar", folder, "--mined-per-image", "1"]
     ended = lab.train(*MANY, *mined, "--name", "y", data=data).succeeded()

@@ -11,7 +11,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from open_clip_fff.data.features import pack
+from open_clip_fff.data.features import pack_features
 
 ROWS = 4  # of a shard
 BLOCK, HUGE = tarfile.BLOCKSIZE, 2**33
@@ -55,7 +55,7 @@ def samples(rng: random.Random) -> list[tuple[str, bytes]]:
         texts = [f"raw {row}", f"one {row}", f"two {row}"]
         members = {name: image.getvalue(), "txt": texts[0].encode(), "cls": str(row).encode()}
         members["json"] = json.dumps({"captions": texts[1:]}).encode()
-        members["feat.npz"] = pack(np.ones(4) / 2, np.ones((3, 4)) / 2, texts, "a model")
+        members["feat.npz"] = pack_features(np.ones(4) / 2, np.ones((3, 4)) / 2, texts, "a model")
         files += [(f"{row:03d}.{each}", content) for each, content in members.items()]
     return files
 

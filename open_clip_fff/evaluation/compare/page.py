@@ -30,7 +30,7 @@ class PlotImage:
         return data_address(self.png, "image/png")
 
 
-def page(
+def comparison_page(
     table: ComparisonTable,
     blocks: Sequence[TableBlock],
     plots: Sequence[PlotImage],

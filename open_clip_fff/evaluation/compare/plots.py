@@ -10,7 +10,7 @@ from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL
 from open_clip_fff.evaluation.compare.curves import RunCurves
 from open_clip_fff.evaluation.compare.table import ComparisonTable
 from open_clip_fff.evaluation.compare.training import TrainingCurves
-from open_clip_fff.tools.pages.figures import FAINT, INK, plain
+from open_clip_fff.tools.pages.figures import FAINT, INK, plain_axes
 
 # Okabe and Ito's palette for colour-blind readers, and more
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8C6D31", "#7B4173", "#637939")
@@ -75,13 +75,13 @@ def draw_change(table: ComparisonTable) -> Figure | None:
     axes.set_yticks(range(len(shown)), [each.name for each in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel(f"change against {baseline.label}, points, with 95 % interval")
-    plain(axes, "x")
+    plain_axes(axes, "x")
     axes.tick_params(axis="y", length=0)
     _legend(figure, table, [axes])
     return figure
 
 
-def draw_curves(table: ComparisonTable, training: TrainingCurves) -> Figure | None:
+def draw_training_curves(table: ComparisonTable, training: TrainingCurves) -> Figure | None:
     """Scores during training, against steps and against time."""
     runs = {label: [each for each in seeds if len(each.epochs)] for label, seeds in training.curves.items()}
     runs = {label: seeds for label, seeds in runs.items() if seeds}
@@ -104,7 +104,7 @@ def draw_curves(table: ComparisonTable, training: TrainingCurves) -> Figure | No
         line[0].set_ylabel("%")
         line[0].set_title(title, loc="left", fontsize="medium")
         for axes in line:
-            plain(axes, "both")
+            plain_axes(axes, "both")
             axes.set_xlim(left=0)
     panels[-1][0].set_xlabel("training steps")
     panels[-1][1].set_xlabel(f"{unit} of training")
@@ -144,7 +144,7 @@ def _by_step(
             _lines(axes, tables, "step", name, label, looks(table)[label], smooth=smooth)
         axes.set_title(titles[name], loc="left", fontsize="medium")
         axes.set_xlabel("training steps (bold: running mean)" if smooth else "training steps")
-        plain(axes, "both")
+        plain_axes(axes, "both")
     _legend(figure, table, panels)
     return figure
 

@@ -13,8 +13,8 @@ from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.evaluation.compare.columns import AVERAGE
 from open_clip_fff.evaluation.compare.footnotes import footnotes
-from open_clip_fff.evaluation.compare.page import PlotImage, page
-from open_clip_fff.evaluation.compare.plots import draw_change, draw_curves, draw_mining, draw_scalars
+from open_clip_fff.evaluation.compare.page import PlotImage, comparison_page
+from open_clip_fff.evaluation.compare.plots import draw_change, draw_mining, draw_scalars, draw_training_curves
 from open_clip_fff.evaluation.compare.rows import read_rows
 from open_clip_fff.evaluation.compare.table import ComparisonTable, make_table
 from open_clip_fff.evaluation.compare.text import make_blocks, markdown, terminal
@@ -57,7 +57,7 @@ def compare(
     files = {
         "table.csv": table.records().to_csv(index=False, float_format="%.4f").encode(),
         "table.md": markdown(blocks, warnings, notes).encode(),
-        "index.html": page(table, blocks, list(plots.values()), warnings, notes).encode(),
+        "index.html": comparison_page(table, blocks, list(plots.values()), warnings, notes).encode(),
         **{name: plot.png for name, plot in plots.items()},
     }
     with as_mistake(f"--out {out}: cannot be written", OSError):
@@ -88,7 +88,7 @@ def _plots(table: ComparisonTable, training: TrainingCurves) -> dict[str, PlotIm
     drawn: dict[str, tuple[Any, ...]] = {
         "change.png": (draw_change(table), f"Change against {first}", "For retrieval, recall at 1.", 46, 26),
         "curves.png": (
-            draw_curves(table, training),
+            draw_training_curves(table, training),
             "During training",
             "Against steps and against training time without evaluation. Thin: single seeds.",
         ),

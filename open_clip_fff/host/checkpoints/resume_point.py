@@ -14,7 +14,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError, named
 from open_clip_fff.host.checkpoints.extra_state import check_extra, check_fusion, needs_extra
-from open_clip_fff.host.checks.weights import architecture, check_resume, model_options
+from open_clip_fff.host.checks.weights import architecture, check_resume, given_model_options
 from open_clip_fff.hub.checkpoints import (
     LATEST,
     Position,
@@ -38,7 +38,7 @@ class ResumeCheckpoint(NamedTuple):
     fits: bool = False  # whether its weights were already compared with the run's model
 
 
-def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
+def find_resume_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
     """Checks the checkpoint to resume from; for `latest`, tries ever older ones until one is usable.
 
     Raises UsageError if the run cannot resume from it; the message names the newest usable one before it.
@@ -49,7 +49,7 @@ def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
     size = args.force_image_size
     size = size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
     sizes = {"force_image_size": size, "force_context_length": args.force_context_length}
-    own = architecture(args.model, model_options(args, plan) | sizes)
+    own = architecture(args.model, given_model_options(args, plan) | sizes)
     check = partial(_check, args, plan, own, latest)
     if latest:
         found = _latest(Path(args.logs) / args.name, args.save_most_recent, check)

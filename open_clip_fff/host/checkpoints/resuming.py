@@ -19,7 +19,7 @@ from open_clip_fff.host.generation import READER, TASKS
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position, weights_of
 from open_clip_fff.hub.weights import without_ids
-from open_clip_fff.models.fusion import load_weights
+from open_clip_fff.models.fusion import load_fusion_weights
 from open_clip_fff.patching import replaced
 
 
@@ -95,7 +95,7 @@ def _restore_extra(state: RunState, path: str, at: Position, load: Callable) -> 
     if needs_extra(state.args, state.plan, at):
         state.extra = check_extra(state.args, state.plan, path, at, load)
         if state.fusion is not None:
-            load_weights(state.model.fusion.network, state.extra.pop("fusion")["weights"], f"--resume {path}")
+            load_fusion_weights(state.model.fusion.network, state.extra.pop("fusion")["weights"], f"--resume {path}")
         if state.ema is not None:
             try:
                 state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: to be freed

@@ -74,12 +74,12 @@ def context_length(args: argparse.Namespace) -> int | None:
 def check_weights(args: argparse.Namespace, plan: Plan) -> None:
     """Raises UsageError if a lock locks nothing, or a file of weights to start from cannot be read or does not fit."""
     _check_locks(args, plan)
-    _check_start("--", args.model, args.pretrained, model_options(args, plan), plan)
+    _check_start("--", args.model, args.pretrained, given_model_options(args, plan), plan)
     if args.distill_model and args.distill_pretrained:
         _check_start("--distill-", args.distill_model, args.distill_pretrained, {}, plan)
 
 
-def model_options(args: argparse.Namespace, plan: Plan) -> dict[str, object]:
+def given_model_options(args: argparse.Namespace, plan: Plan) -> dict[str, object]:
     """With which `architecture` makes the run's model, but for the sizes that OpenCLIP changes weights to."""
     biased = args.siglip or plan.loss.name == "siglip" or (not plan.loss.stock and LOSSES[plan.loss.name].bias)
     return {"force_custom_text": args.force_custom_text, **({"init_logit_bias": -10.0} if biased else {})}
@@ -173,7 +173,7 @@ def _check_locks(args: argparse.Namespace, plan: Plan) -> None:
     image, text = args.lock_image_unlocked_groups, args.lock_text_unlocked_layers
     towers = {"image": (args.lock_image, "groups", image), "text": (args.lock_text, "layers", text)}
     for tower, (locked, parts, count) in towers.items():
-        model = _meta_model(args.model, model_options(args, plan)) if locked and count else None
+        model = _meta_model(args.model, given_model_options(args, plan)) if locked and count else None
         if model is None:
             continue
         flag, before = f"--lock-{tower}-unlocked-{parts} {count}", _frozen(model)

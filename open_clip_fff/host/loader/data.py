@@ -30,7 +30,7 @@ from open_clip_fff.host.loader.grouping import order_table, stream_seams
 from open_clip_fff.host.loader.passes import MiniBatches, RepeatingPipeline
 from open_clip_fff.host.loader.position import SkipTrained
 from open_clip_fff.host.loader.seeding import SeededPipeline, with_own_generator
-from open_clip_fff.host.loader.stages import before_decoder, pack, reading_txt, unpack
+from open_clip_fff.host.loader.stages import before_decoder, pack_batch, reading_txt, unpack_batch
 from open_clip_fff.host.loader.tracking import TrackedLoader, table_loader
 from open_clip_fff.host.report.coverage import caption_line, check_coverage
 from open_clip_fff.host.state import RunState
@@ -192,13 +192,13 @@ class HookedLoader(View):
         self.loader, self.device, self.hooks = loader, device, hooks
 
     def __iter__(self) -> Iterator[Batch | dict]:
-        for number, (images, captions) in enumerate(map(unpack, self.loader)):
+        for number, (images, captions) in enumerate(map(unpack_batch, self.loader)):
             captions = CaptionBatch(*captions).to(self.device, non_blocking=True)
             batch = Batch(images.to(self.device, non_blocking=True), captions)
             for hook in self.hooks:
                 before, batch = batch, hook(batch)
                 check_batch(hook, before, batch, thorough=number == 0)
-            yield pack((batch.images, Uncast(batch.captions)) if TASKS else batch)
+            yield pack_batch((batch.images, Uncast(batch.captions)) if TASKS else batch)
 
 
 class FirstCaptionLoader(View):
@@ -212,5 +212,5 @@ class FirstCaptionLoader(View):
         self.loader = loader
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor] | dict[str, torch.Tensor]]:
-        for images, captions in map(unpack, self.loader):
-            yield pack((images, CaptionBatch(*captions).tokens[:, 0].contiguous()))
+        for images, captions in map(unpack_batch, self.loader):
+            yield pack_batch((images, CaptionBatch(*captions).tokens[:, 0].contiguous()))

@@ -10,12 +10,12 @@ from open_clip_fff.host.generation import TASKS
 from open_clip_fff.patching import View
 
 
-def pack(batch: tuple) -> Any:
+def pack_batch(batch: tuple) -> Any:
     """Images and texts as OpenCLIP's loop takes them: a tuple in 3.3, a dictionary on its main branch."""
     return {"image": batch[0], "text": batch[1]} if TASKS else batch
 
 
-def unpack(batch: Any) -> tuple:
+def unpack_batch(batch: Any) -> tuple:
     """Images and texts of what OpenCLIP's loaders yield."""
     return (batch["image"], batch["text"]) if isinstance(batch, dict) else batch
 

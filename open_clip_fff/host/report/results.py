@@ -10,9 +10,9 @@ from open_clip_fff.host.report.recall import TOPS
 from open_clip_fff.plural import plural
 
 RESULTS = "fff_results.jsonl"  # beside OpenCLIP's results.jsonl, whose readers know its keys
-AVERAGE = "ema_"  # prefix of the moving average's metrics
+EMA_PREFIX = "ema_"  # prefix of the moving average's metrics
 
-RECALL = "all_captions_"  # prefix of the names in `recall`, which OpenCLIP's own metrics have, too
+RECALL_PREFIX = "all_captions_"  # prefix of the names in `recall`, which OpenCLIP's own metrics have, too
 LOSS = "sigmoid_val_loss"
 
 
@@ -46,7 +46,7 @@ def validation_line(epoch: int, values: Mapping[str, float], prefix: str, note: 
     """The log line of the `values` of `host.validation.validate`; `note` says what counts as right."""
     directions = []
     for direction in ("image_to_text", "text_to_image"):
-        shares = " ".join(f"R@{k} {values[f'{prefix}{RECALL}{direction}_R@{k}']:.3f}" for k in TOPS)
+        shares = " ".join(f"R@{k} {values[f'{prefix}{RECALL_PREFIX}{direction}_R@{k}']:.3f}" for k in TOPS)
         directions.append(f"{direction.replace('_', '-')} {shares}")
     who = f"{prefix.rstrip('_')} " if prefix else ""
     captions, images = int(values[f"{prefix}num_captions"]), int(values[f"{prefix}num_images"])

@@ -10,7 +10,7 @@ import regex
 import torch
 from torch import Tensor
 
-RAW, GENERATED = "raw", "generated"
+RAW_CAPTIONS, GENERATED_CAPTIONS = "raw", "generated"
 SEED = 0
 TOP = 100
 _WORD = regex.compile(r"\w+(?:['’-]\w+)*")
@@ -29,7 +29,7 @@ class CaptionKind(NamedTuple):
 def kinds_of(owner: Tensor, raw: Tensor) -> list[CaptionKind]:
     """The kinds that at least two images have; captions' images are int64 [T], ascending, and `raw` is bool [T]."""
     kinds = []
-    for name, mask in ((RAW, raw), (GENERATED, ~raw)):
+    for name, mask in ((RAW_CAPTIONS, raw), (GENERATED_CAPTIONS, ~raw)):
         indices = mask.nonzero().flatten()
         one = one_of_each(owner[indices])
         if len(one) > 1:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from open_clip_fff.errors import printable
 from open_clip_fff.tools.analyze.kinds import (
-    GENERATED,
-    RAW,
+    GENERATED_CAPTIONS,
+    RAW_CAPTIONS,
     CaptionKind,
     kinds_of,
     most_frequent,
@@ -77,7 +77,7 @@ class Measurements:
         return {kind: columns[kind][self.images[kind] > 1] for kind in self.by_kind(MEAN)}
 
 
-def measure(sample: CaptionSample, batch: int) -> Measurements:
+def measure_captions(sample: CaptionSample, batch: int) -> Measurements:
     """Measures a sample; ranks are taken in batches of `batch` images."""
     kinds = kinds_of(sample.owner, sample.raw)
     images = _images(sample)
@@ -119,7 +119,7 @@ def _across(sample: CaptionSample, raw: CaptionKind, generated: CaptionKind) -> 
 def _images(sample: CaptionSample) -> pd.DataFrame:
     counts = {
         name: sample.owner[mask].bincount(minlength=len(sample.keys)).cpu().numpy()
-        for name, mask in ((RAW, sample.raw), (GENERATED, ~sample.raw))
+        for name, mask in ((RAW_CAPTIONS, sample.raw), (GENERATED_CAPTIONS, ~sample.raw))
     }
     names = {"shard": list(map(printable, sample.shards)), "key": list(map(printable, sample.keys))}
     return pd.DataFrame({**names, **counts})

@@ -11,13 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from open_clip_fff.tools.analyze.kinds import GENERATED, RAW
+from open_clip_fff.tools.analyze.kinds import GENERATED_CAPTIONS, RAW_CAPTIONS
 from open_clip_fff.tools.analyze.measure import MEAN, ONE, Measurements
-from open_clip_fff.tools.pages.figures import plain
+from open_clip_fff.tools.pages.figures import plain_axes
 from open_clip_fff.tools.pages.html import data_address
 
 # Okabe and Ito's, which are safe for colour blindness
-COLOURS = {RAW: "#D55E00", GENERATED: "#0072B2", "random": "#999999", "between": "#009E73"}
+COLOURS = {RAW_CAPTIONS: "#D55E00", GENERATED_CAPTIONS: "#0072B2", "random": "#999999", "between": "#009E73"}
 BINS = 60
 WIDTH, HEIGHT = 4.8, 2.7  # inches: readable on a telephone
 RANKS = (0, 1, 2, 5, 10, 50, 100, 500)  # lower ends of the bars
@@ -107,7 +107,7 @@ def _axes(count: int, grid: str | None = None) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(WIDTH, HEIGHT * (1 if count == 1 else 0.72 * count)), layout="constrained")
     panels = list(figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0])
     for axes in panels:
-        plain(axes, grid)
+        plain_axes(axes, grid)
     return figure, panels
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.progress import progress
-from open_clip_fff.tools.analyze.similarity import AREA
+from open_clip_fff.tools.analyze.similarity import COSINES_AT_ONCE
 
 TIE = 1e-6  # as in validation: products of equal features differ in their last digits
 
@@ -23,7 +23,7 @@ def batches(images: int, size: int) -> list[tuple[slice, int]]:
 
 
 @torch.no_grad()
-def outranked(image: Tensor, text: Tensor, size: int, area: int = AREA, bar: str = "batches") -> Tensor:
+def outranked(image: Tensor, text: Tensor, size: int, area: int = COSINES_AT_ONCE, bar: str = "batches") -> Tensor:
     """The number of other captions in an image's batch with at least the cosine of its own, int64 [n], below `size`.
 
     Equal cosines count, as in validation: captions that images share identify none of them. Features of n images and of

@@ -12,10 +12,10 @@ from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.training_flags import MANY
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.analyze import PAGE
-from open_clip_fff.tools.analyze.measure import ONE, Measurements, measure
+from open_clip_fff.tools.analyze.measure import ONE, Measurements, measure_captions
 from open_clip_fff.tools.analyze.sample import CaptionSample, read_sample
 from open_clip_fff.tools.analyze.sections import left_out, sections
-from open_clip_fff.tools.analyze.summary import LEFT_OUT, NAMES, SummaryLine, csv_files, summary
+from open_clip_fff.tools.analyze.summary import FILE_NAMES, LEFT_OUT, SummaryLine, csv_files, summary_lines
 from open_clip_fff.tools.pages.html import Head, data_address, render
 from open_clip_fff.tools.sampling.command import check_earlier, exit_code, open_shards, writing
 from open_clip_fff.tools.sampling.draw import SampleDraw
@@ -31,13 +31,13 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     Raises UsageError for shards that training would refuse, a folder with other files, and too few images.
     """
     plan, urls, device = open_shards(args, plan, args.out, any_number_of_captions=True)
-    check_earlier(args.out, (PAGE, *NAMES), f"<title>{TITLE}</title>", "analysis")
+    check_earlier(args.out, (PAGE, *FILE_NAMES), f"<title>{TITLE}</title>", "analysis")
     extractor = load_extractor(plan, device)
     draw = SampleDraw(urls, args.images, 0)
     reader = SampleReader(draw, plan.captions, [extractor], device, keep=thumbnail, workers=args.workers)
     sample = read_sample(reader)
     check_sample(sample, draw, reader.skipped)
-    found = measure(sample, args.batch)
+    found = measure_captions(sample, args.batch)
     if not found.kinds:
         raise UsageError("--train-data: no two images have a caption of the same kind, so there is nothing to compare")
     stored = None if extractor.stored is None else extractor.stored.model
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     joined = f" ({plural(sample.copies, 'copies')} of an image joined to it)" if sample.copies else ""
     held = f"{plural(len(sample.keys), 'images')} with {plural(len(sample.captions), 'captions')}"
     about = f"{held} from {plural(len(set(sample.shards)), 'shards')}{joined}, with features of {model}."
-    lines = summary(found)
+    lines = summary_lines(found)
     warnings = _warnings(found, sample, draw, reader.skipped, model, args.batch)
     page = render(
         Path(__file__).parent,

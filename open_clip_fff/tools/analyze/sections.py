@@ -7,7 +7,7 @@ import pandas as pd
 
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.analyze.examples import OutrankedImage, at_random, worst
-from open_clip_fff.tools.analyze.kinds import GENERATED, RAW, TOP
+from open_clip_fff.tools.analyze.kinds import GENERATED_CAPTIONS, RAW_CAPTIONS, TOP
 from open_clip_fff.tools.analyze.measure import MEAN, ONE, Measurements
 from open_clip_fff.tools.analyze.plots import CosineGroup, draw_cosines, draw_frequencies, draw_ranks, figure_url
 from open_clip_fff.tools.analyze.sample import CaptionSample
@@ -45,9 +45,9 @@ def left_out(found: Measurements, sample: CaptionSample, model: str) -> list[str
             f"{model} embeds captions alone. Left out: how captions match images, the mean of several, captions that "
             f"outrank an image's own, and the examples of these."
         )
-    for name, other in ((RAW, GENERATED), (GENERATED, RAW)):
+    for name, other in ((RAW_CAPTIONS, GENERATED_CAPTIONS), (GENERATED_CAPTIONS, RAW_CAPTIONS)):
         if name not in found.names:
-            source = {RAW: "--text-key", GENERATED: "--json-text-key or --caption-sidecar"}[name]
+            source = {RAW_CAPTIONS: "--text-key", GENERATED_CAPTIONS: "--json-text-key or --caption-sidecar"}[name]
             lines.append(
                 f"These data have no {name} captions (those from {source}): the {other} ones stand without comparison."
             )

@@ -8,7 +8,7 @@ from open_clip_fff.numerics import exact_float32
 from open_clip_fff.progress import progress
 
 NEAREST = 100
-AREA = 2**24  # cosines that exist at a time, 64 MB
+COSINES_AT_ONCE = 2**24  # cosines that exist at a time, 64 MB
 
 
 def cosines(image: Tensor, text: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def mean_of_nearest(
     pool: Tensor,
     pool_owner: Tensor,
     nearest: int = NEAREST,
-    area: int = AREA,
+    area: int = COSINES_AT_ONCE,
     bar: str = "nearest captions",
 ) -> Tensor:
     """The mean cosine of each caption to the nearest captions of other images in a pool, float32 [T].

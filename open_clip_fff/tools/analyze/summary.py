@@ -18,7 +18,7 @@ SIMILAR = "captions of one image, mean cosine"
 REPEATED = "repeated texts, share of captions"
 CAPTIONS, IMAGES, FREQUENCIES, SUMMARY = "captions.csv", "images.csv", "frequencies.csv", "summary.csv"
 LEFT_OUT = "left-out.csv"
-NAMES = (CAPTIONS, IMAGES, FREQUENCIES, SUMMARY, LEFT_OUT)
+FILE_NAMES = (CAPTIONS, IMAGES, FREQUENCIES, SUMMARY, LEFT_OUT)
 COLUMNS = ["kind", "caption", "words", "times", "nearest", "random_caption", "fit", "random_image"]  # of captions.csv
 
 
@@ -40,7 +40,7 @@ class SummaryLine(NamedTuple):
         return forms[self.unit].format(value).replace("-", "−").replace("%", " %")
 
 
-def summary(found: Measurements) -> list[SummaryLine]:
+def summary_lines(found: Measurements) -> list[SummaryLine]:
     """The lines for which the data have measurements, grouped by topic."""
     images, between = found.by_kind("image"), "raw_to_generated"
     both = {kind: found.images[between] for kind in found.names if between in found.images}

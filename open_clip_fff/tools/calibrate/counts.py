@@ -10,7 +10,7 @@ from open_clip_fff.mining.clauses import Candidates, select
 from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.tools.calibrate.all_pairs import AllPairs, PairTile
 from open_clip_fff.tools.calibrate.curves import TOGETHER, per_pair_rate
-from open_clip_fff.tools.calibrate.proposal import EQUAL
+from open_clip_fff.tools.calibrate.proposal import EQUAL_COSINE
 
 
 class MinedCounts(NamedTuple):
@@ -38,7 +38,7 @@ class PairCounter:
     def __init__(self, pairs: AllPairs, config: MiningConfig) -> None:
         self._config, self._images = config, len(pairs)
         self._thresholds = Thresholds.of(config)
-        self._equal = Thresholds(None, None, EQUAL, config.p1_prime)
+        self._equal = Thresholds(None, None, EQUAL_COSINE, config.p1_prime)
         device = pairs.features.text.device
         self._pairs = torch.zeros(pairs.kinds, TOGETHER + 1, dtype=torch.int64, device=device)
         self._only, self._rest = (torch.zeros(3, dtype=torch.int64, device=device) for _ in range(2))

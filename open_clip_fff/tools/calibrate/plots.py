@@ -70,7 +70,7 @@ def _draw_densities(panel: Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
     panel.set_ylim(lowest, max(height.max() for height in heights.values()) * HEADROOM)
 
 
-def draw_curves(curves: RateCurves, proposal: Proposal, batch: int, per_image: float) -> Figure:
+def draw_rate_curves(curves: RateCurves, proposal: Proposal, batch: int, per_image: float) -> Figure:
     """Expected captions per image by quantile: for each clause at N, for all together at other batch sizes."""
     figure, (by_clause, by_batch) = row_of_panels(2)
     share, mined = curves.levels.numpy(), curves.mined(batch).numpy()

@@ -12,7 +12,7 @@ from open_clip_fff.tools.calibrate.curves import TOGETHER, RateCurves, per_pair_
 from open_clip_fff.tools.calibrate.histograms import CosineHistograms
 
 LEAST = 10  # pairs of the sample that must be above the thresholds
-EQUAL = 1 - 1.2e-6  # cosines above it are 1 up to float32's rounding
+EQUAL_COSINE = 1 - 1.2e-6  # cosines above it are 1 up to float32's rounding
 _EQUAL_BINS = 4  # from EQUAL on
 DECIMALS = range(3, 9)
 

@@ -12,9 +12,9 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.calibrate import COSINES, FALSE_NEGATIVES, FILES, FLAGS, RATES, TABLE
 from open_clip_fff.tools.calibrate.calibration import Calibration, CalibrationSettings, calibrate
-from open_clip_fff.tools.calibrate.plots import draw_curves, draw_false_negatives, draw_histograms
+from open_clip_fff.tools.calibrate.plots import draw_false_negatives, draw_histograms, draw_rate_curves
 from open_clip_fff.tools.calibrate.proposal import check_size
-from open_clip_fff.tools.calibrate.table import COLUMNS, format_table
+from open_clip_fff.tools.calibrate.table import THRESHOLD_COLUMNS, format_table
 from open_clip_fff.tools.pages.figures import png
 from open_clip_fff.tools.sampling.command import check_earlier, exit_code, open_shards, writing
 from open_clip_fff.tools.sampling.draw import SampleDraw
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     and too few images.
     """
     check_size(args.images, args.global_batch, args.mined_per_image, batch_from=args.batch_from)
-    check_earlier(args.out, (*FILES, FALSE_NEGATIVES), ",".join(COLUMNS[:3]), "calibration")
+    check_earlier(args.out, (*FILES, FALSE_NEGATIVES), ",".join(THRESHOLD_COLUMNS[:3]), "calibration")
     plan, urls, device = open_shards(args, plan, args.out)
     settings = CalibrationSettings(
         args.global_batch, args.mined_per_image, args.match_pairs, args.seed, args.workers, device, args.batch_from
@@ -56,7 +56,7 @@ def write(out: Path, found: Calibration, plan: Plan, settings: CalibrationSettin
         TABLE: found.table.to_csv(index=False),
         FLAGS: flags_to_paste(found, plan, settings) + "\n",
         COSINES: png(draw_histograms(found.histograms, found.proposal)),
-        RATES: png(draw_curves(found.curves, found.proposal, settings.batch, settings.per_image)),
+        RATES: png(draw_rate_curves(found.curves, found.proposal, settings.batch, settings.per_image)),
     }
     if found.false_negatives is None:
         (out / FALSE_NEGATIVES).unlink(missing_ok=True)  # of an earlier sample

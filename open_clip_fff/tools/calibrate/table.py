@@ -12,8 +12,8 @@ from open_clip_fff.tools.calibrate.curves import TOGETHER
 from open_clip_fff.tools.calibrate.proposal import Proposal
 
 BATCHES = 2 ** np.arange(4, 17)  # N
-COLUMNS = ("clause", "name", "threshold", "p1_prime", "quantile", "mined_per_image", "only_by_it")
-NAMES = ("p1", "p2", "p3")
+THRESHOLD_COLUMNS = ("clause", "name", "threshold", "p1_prime", "quantile", "mined_per_image", "only_by_it")
+CLAUSE_NAMES = ("p1", "p2", "p3")
 COSINES = ("image-text", "image-image", "text-text")
 _MATCH_COLUMNS = [f"{label}_{side}" for side in ("above", "below") for label in MatchShares._fields]
 _MATCH_COLUMNS += ["half_match", "half_match_is", "asked"]
@@ -39,7 +39,7 @@ def thresholds_table(
     config, right = proposal.config, counts.right()
     mined, only = (counts.per_image(pairs, batch).tolist() for pairs in (counts.pairs[0], counts.only))
     by_clause, rows = {each.clause: each for each in agreements}, []
-    for clause, (name, cosine) in enumerate(zip(NAMES, COSINES, strict=True)):
+    for clause, (name, cosine) in enumerate(zip(CLAUSE_NAMES, COSINES, strict=True)):
         threshold = getattr(config, name)
         if threshold is None:
             continue
@@ -53,7 +53,7 @@ def thresholds_table(
         rows.append(row | ({} if right is None else {"right": right[clause]}))
     together = {"clause": "any", "mined_per_image": mined[TOGETHER]}
     rows.append(together | ({} if right is None else {"right": right[TOGETHER]}))
-    columns = [*COLUMNS, *([] if right is None else ["right"]), *(_MATCH_COLUMNS if agreements else [])]
+    columns = [*THRESHOLD_COLUMNS, *([] if right is None else ["right"]), *(_MATCH_COLUMNS if agreements else [])]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -8,7 +8,7 @@ from open_clip_fff.mining.histograms import bins
 from open_clip_fff.tools.calibrate.counts import MinedCounts
 from open_clip_fff.tools.calibrate.curves import TOGETHER, per_pair_rate
 from open_clip_fff.tools.calibrate.proposal import Proposal, images_for
-from open_clip_fff.tools.calibrate.table import NAMES
+from open_clip_fff.tools.calibrate.table import CLAUSE_NAMES
 
 FEW = 100  # pairs of the sample above the thresholds: below it, the standard deviation is over a tenth
 OFF_BY = 0.1  # of the rate
@@ -40,7 +40,7 @@ def warnings(given: MiningConfig, proposal: Proposal, counts: MinedCounts, batch
     equal = float(counts.per_image(counts.equal, batch))
     if config.p3 is not None and equal >= 0.01:
         lines.append(f"{equal:.2f} captions per image are mined by p3 for equal texts alone (S_tt of 1)")
-    for clause, name in enumerate(NAMES):
+    for clause, name in enumerate(CLAUSE_NAMES):
         if getattr(given, name) is None or not proposal.tied(clause):
             continue
         if getattr(config, name) is None:

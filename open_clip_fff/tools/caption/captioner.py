@@ -13,7 +13,7 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.tools.caption.decoding import Decoding
 
-KINDS = ("blip", "blip-2", "git", "vision-encoder-decoder")  # those of PixelCaptioner
+CAPTIONER_KINDS = ("blip", "blip-2", "git", "vision-encoder-decoder")  # those of PixelCaptioner
 GREY = Image.new("RGB", (64, 48), (127, 127, 127))
 
 

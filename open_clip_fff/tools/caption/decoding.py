@@ -7,7 +7,7 @@ from typing import Any
 from open_clip_fff.errors import UsageError
 
 DTYPES = ("float32", "float16", "bfloat16")
-METHODS = {"nucleus": ("top_p", "temperature", "tries"), "beam": ("beams",), "greedy": ()}  # with their settings
+DECODINGS = {"nucleus": ("top_p", "temperature", "tries"), "beam": ("beams",), "greedy": ()}  # with their settings
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Decoding:
 
     def used_settings(self) -> dict[str, object]:
         """The settings that the method uses, for a record."""
-        others = {name for how, names in METHODS.items() for name in names if how != self.how}
+        others = {name for how, names in DECODINGS.items() for name in names if how != self.how}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def arguments(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from open_clip_fff.models.transformers_weights import (
     load_tokenizer,
     silenced_transformers,
 )
-from open_clip_fff.tools.caption.captioner import KINDS, Captioner, PixelCaptioner, PromptedCaptioner
+from open_clip_fff.tools.caption.captioner import CAPTIONER_KINDS, Captioner, PixelCaptioner, PromptedCaptioner
 
 READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # suffixes that transformers may read
 
@@ -74,7 +74,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
         model, info = load(
             name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
         )
-        words = load_tokenizer(name) if config.model_type in KINDS else None
+        words = load_tokenizer(name) if config.model_type in CAPTIONER_KINDS else None
         processor: Any = transformers.AutoProcessor if words is None else transformers.AutoImageProcessor
         images = processor.from_pretrained(name, trust_remote_code=False)
         if words is None and (words := getattr(images, "tokenizer", None)) is not None:
@@ -85,7 +85,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
             f"it); name a model that was trained to caption, as Salesforce/blip2-opt-2.7b was"
         )
     model.eval()
-    if config.model_type in KINDS:
+    if config.model_type in CAPTIONER_KINDS:
         return PixelCaptioner(model, words, prompt, images)
     if words is None:
         raise UsageError(f"--model {name}: has no processor of images and text; {FIX}")

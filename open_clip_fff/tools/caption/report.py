@@ -16,7 +16,7 @@ from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import printable
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.caption.shard import COLUMN, WITH_RAW
+from open_clip_fff.tools.caption.shard import SIDECAR_COLUMN, WITH_RAW
 from open_clip_fff.tools.shards.folder import OutFolder
 
 RAW, TAR = "txt", ".tar"
@@ -145,7 +145,7 @@ def _flags(folder: OutFolder, shards: str, most: int, field: str | None, raw: bo
     """Training's flags for these captions."""
     flags = [f"--train-data {shlex.quote(shards)}", *([] if shards.endswith(TAR) else ["--dataset-type webdataset"])]
     if field is None:
-        flags += [f"--caption-sidecar {shlex.quote(str(folder.path))} --sidecar-text-key {COLUMN}"]
+        flags += [f"--caption-sidecar {shlex.quote(str(folder.path))} --sidecar-text-key {SIDECAR_COLUMN}"]
     else:
         flags += [f"--json-text-key {field}"]
     return " ".join([*flags, f"--captions-per-image {most}", *([] if raw else ["--text-key ''"])])

@@ -24,7 +24,7 @@ from open_clip_fff.tools.shards.folder import ShardRecord
 from open_clip_fff.tools.shards.per_sample import usable_batches, write_copy, write_sidecar
 from open_clip_fff.tools.shards.tars import as_json, check_torn, samples_to_copy
 
-COLUMN = "captions"  # of a sidecar, lists of strings
+SIDECAR_COLUMN = "captions"  # of a sidecar, lists of strings
 METADATA = b"captioning"  # of a sidecar: the settings as json
 NO_JSON = "json cannot be read"
 WITH_RAW = "images with a raw caption"  # a count of records
@@ -63,7 +63,7 @@ class ShardCaptioner:
         captions = self.captions(url, record, tick)
         if self.field is None:
             metadata = {METADATA: json.dumps(self.settings, ensure_ascii=False).encode()}
-            write_sidecar(file, captions, pa.field(COLUMN, pa.list_(pa.string())), metadata)
+            write_sidecar(file, captions, pa.field(SIDECAR_COLUMN, pa.list_(pa.string())), metadata)
         else:
             write_copy(url, file, captions, partial(with_captions, field=self.field))
         return record

@@ -38,7 +38,9 @@ def add_task_flags(parser: CommandParser, files: Sequence[tuple[str, str]], rows
     add("--validate-every", type=int, metavar="STEPS", help="(default: a tenth of --steps)")
 
 
-def check(parser: CommandParser, args: argparse.Namespace, files: Sequence[str], optional: Sequence[str] = ()) -> None:
+def check_downstream(
+    parser: CommandParser, args: argparse.Namespace, files: Sequence[str], optional: Sequence[str] = ()
+) -> None:
     """Fills in rates, and raises UsageError for flags that do not go together and files that are not there.
 
     `parser` made `args`. `files` make a split, as the end of their flags; a test split may lack the `optional` ones.

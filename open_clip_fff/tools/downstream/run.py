@@ -104,7 +104,7 @@ def fine_tune_and_choose(
             return  # all answers would be the first class, which may be the most frequent one
         found = score(predict(model, val.examples, args))
         history.append({"step": step, "accuracy": found["accuracy"]})
-        tqdm.write(f"step {step}: {describe(found)}")
+        tqdm.write(f"step {step}: {describe_scores(found)}")
         if found["accuracy"] > best["accuracy"]:  # among equal ones the first
             weights = {name: x.detach().cpu().clone() for name, x in network.state_dict().items()}
             best.update(found, step=step, weights=weights)
@@ -135,11 +135,11 @@ def score_split(model: TaskModel, split: Split, args: argparse.Namespace) -> dic
     if split.score is None:
         return {"n": len(predicted)}
     found = split.score(predicted)
-    print(f"test: {describe(found)}")
+    print(f"test: {describe_scores(found)}")
     return found
 
 
-def describe(figures: Mapping[str, Any]) -> str:
+def describe_scores(figures: Mapping[str, Any]) -> str:
     """`63.2 % of 1,200 right`, followed by the other metrics."""
     text = f"{100 * figures['accuracy']:.1f} % of {figures['n']:,} right"
     rest = [f"{name} {100 * value:.1f} %" for name, value in figures.items() if isinstance(value, float)][1:]

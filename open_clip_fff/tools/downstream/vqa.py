@@ -16,7 +16,13 @@ from open_clip_fff.plural import plural
 from open_clip_fff.tools.downstream.examples import Example, Split
 from open_clip_fff.tools.downstream.files import ImageFolders, coco_key, field, json_list
 from open_clip_fff.tools.downstream.run import DownstreamTask, run_task
-from open_clip_fff.tools.downstream.vqa_answers import LEAST, accuracy, frequent_answers, normalise, soft_score
+from open_clip_fff.tools.downstream.vqa_answers import (
+    LEAST_ANSWERS,
+    frequent_answers,
+    normalise,
+    soft_score,
+    vqa_accuracy,
+)
 
 TYPE = "answer_type"  # yes/no, number or other, where the annotation has it
 
@@ -45,10 +51,10 @@ def read_annotations(path: Path) -> dict[Any, Annotation]:
         where = f"{path}, annotation {number}"
         question = field(row, "question_id", (int, str), where)
         answers = [field(answer, "answer", str, where, empty=True) for answer in field(row, "answers", list, where)]
-        if len(answers) < LEAST:
+        if len(answers) < LEAST_ANSWERS:
             raise UsageError(
                 f"{path}: question {question} has {plural(len(answers), 'answers')}; the accuracy, and the targets, "
-                f"need {LEAST} people (VQAv2 asked 10)"
+                f"need {LEAST_ANSWERS} people (VQAv2 asked 10)"
             )
         if question in found:
             raise UsageError(f"{where}: question {question} has another one before")
@@ -109,9 +115,9 @@ def _loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _score(annotations: Sequence[Annotation], classes: Sequence[str], predicted: Sequence[int]) -> dict[str, Any]:
     listed = set(classes)
-    right = [accuracy(classes[place], each.given) for each, place in zip(annotations, predicted, strict=True)]
+    right = [vqa_accuracy(classes[place], each.given) for each, place in zip(annotations, predicted, strict=True)]
     best = [
-        max((accuracy(x, each.given) for x in listed.intersection(each.given)), default=0.0) for each in annotations
+        max((vqa_accuracy(x, each.given) for x in listed.intersection(each.given)), default=0.0) for each in annotations
     ]
     kinds = sorted({each.kind for each in annotations if each.kind is not None})
     parts = {kind: [x for x, each in zip(right, annotations, strict=True) if each.kind == kind] for kind in kinds}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 AGREE = 3  # people who make an answer right
-LEAST = AGREE + 1  # people who are asked, since one is left out at a time
+LEAST_ANSWERS = AGREE + 1  # people who are asked, since one is left out at a time
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBERS)}}
 ARTICLES = ("a", "an", "the")
@@ -43,7 +43,7 @@ def soft_score(answer: str, given: Sequence[str]) -> float:
     return min(given.count(answer) / AGREE, 1.0)
 
 
-def accuracy(answer: str, given: Sequence[str]) -> float:
+def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
     """The mean of min(people who gave it / 3, 1) over all ways to leave one person out; answers are normalised.
 
     Example:

@@ -24,7 +24,7 @@ from open_clip_fff.tools.finetune.discriminator_losses import (
     same_pair,
     sampled_pairs,
 )
-from open_clip_fff.tools.finetune.flags import LEAST, MOST_HELD_OUT
+from open_clip_fff.tools.finetune.flags import LEAST_PAIRS, MOST_HELD_OUT
 from open_clip_fff.tools.finetune.loop import (
     Losses,
     check_trained,
@@ -34,7 +34,7 @@ from open_clip_fff.tools.finetune.loop import (
     seed_everything,
     tokenizer_captions,
 )
-from open_clip_fff.tools.finetune.measure import MetricTable, format_metrics, measure
+from open_clip_fff.tools.finetune.measure import MetricTable, format_metrics, measure_matching
 from open_clip_fff.tools.finetune.pairs import ImagePair, ImageTransform, TrainingPairs, held_out_pairs
 from open_clip_fff.tools.finetune.random_weights import from_config
 
@@ -104,7 +104,7 @@ def measured_pairs(
     """The held-out pairs. Raises UsageError if there are too few."""
     pairs, others = held_out_pairs(urls, reader, transform, args.held_out, args.held_out_images)
     ids = torch.tensor([pair.id for pair in pairs])
-    if len(pairs) < LEAST or bool(same_pair(ids, [pair.caption for pair in pairs]).all()):
+    if len(pairs) < LEAST_PAIRS or bool(same_pair(ids, [pair.caption for pair in pairs]).all()):
         fix = "raise it" if args.held_out < MOST_HELD_OUT else "that is the most, so more of them are needed"
         raise UsageError(
             f"--held-out {args.held_out:g}: keeps {len(pairs)} of {plural(others + len(pairs), 'images')} with "
@@ -115,6 +115,6 @@ def measured_pairs(
 
 def print_metrics(title: str, matching: MatchingModel, pairs: list[ImagePair]) -> MetricTable:
     """Measures and prints."""
-    table = measure(matching, pairs)
+    table = measure_matching(matching, pairs)
     print(f"\n{title}, in %:\n{format_metrics(table)}\n", flush=True)
     return table

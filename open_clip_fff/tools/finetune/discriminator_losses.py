@@ -13,7 +13,7 @@ from open_clip_fff.data.ids import text_hash
 from open_clip_fff.matching.model import MatchingModel
 from open_clip_fff.mining.hardest import Hardest
 from open_clip_fff.mining.itm import itm_targets
-from open_clip_fff.tools.finetune.flags import HARD
+from open_clip_fff.tools.finetune.flags import HARD_SHARE
 
 # match labels int8 [n] of images and captions at positions int64 [n] of the batch
 LabelPairs = Callable[[Tensor, Tensor], Tensor]
@@ -53,7 +53,7 @@ def losses(
 PairsOf = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-def sampled_pairs(hard: float = HARD) -> PairsOf:
+def sampled_pairs(hard: float = HARD_SHARE) -> PairsOf:
     """ALBEF's and BLIP's pairs: own pairs, a caption drawn for each image, an image drawn for each caption.
 
     `hard` is the share of negatives sampled by the model's own cosine, 0 to 1; the rest is uniform. Where many captions

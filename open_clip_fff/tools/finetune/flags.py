@@ -8,12 +8,12 @@ from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
 
-HARD = 0.5  # the default share of negatives that are sampled by their cosine
-LEAST = 8  # held-out pairs, below which the discriminator's metrics mean nothing
+HARD_SHARE = 0.5  # the default share of negatives that are sampled by their cosine
+LEAST_PAIRS = 8  # held-out pairs, below which the discriminator's metrics mean nothing
 MOST_HELD_OUT = 0.5  # of --held-out
 
 
-def add_flags(parser: CommandParser, models: str, min_crop: float) -> None:
+def add_finetuning_flags(parser: CommandParser, models: str, min_crop: float) -> None:
     """Adds the flags of train-discriminator and train-captioner; `models` describes --model."""
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", metavar="NAME|DIR", help=f"{models}: hub name or folder")
@@ -42,7 +42,7 @@ def add_loop_flags(parser: CommandParser, rows: str, lr: str, min_crop: float) -
     add("--seed", type=int, default=0, help="(default: 0)")
 
 
-def check(args: argparse.Namespace, batch_size: int, held_out_images: int) -> None:
+def check_finetuning(args: argparse.Namespace, batch_size: int, held_out_images: int) -> None:
     """Raises UsageError for a number out of range, or an output folder that exists."""
     check_least(args, batch_size=batch_size, held_out_images=held_out_images)
     check_loop_flags(args)

@@ -17,7 +17,7 @@ MetricTable = dict[str, dict[str, float | None]]
 
 
 @torch.no_grad()
-def measure(matching: MatchingModel, pairs: Sequence[ImagePair], batch: int = 64) -> MetricTable:
+def measure_matching(matching: MatchingModel, pairs: Sequence[ImagePair], batch: int = 64) -> MetricTable:
     """Held-out pairs against as many negatives: with a random caption, and with the hardest by the model's cosine.
 
     The model is in eval mode, and at least two pairs have different captions. A hardest caption may match and still

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from open_clip_fff.errors import UsageError, as_mistake
-from open_clip_fff.matching.loading import KINDS
+from open_clip_fff.matching.loading import MATCHING_MODELS
 from open_clip_fff.matching.model import MatchingModel
 from open_clip_fff.models.transformers_weights import load_tokenizer
 
@@ -28,8 +28,10 @@ class ModelParts(NamedTuple):
 
 def from_config(path: Path, captions: Sequence[str], tokenizer: str | None = None) -> MatchingModel:
     """The matching model of a json file; arguments and errors of `random_parts`."""
-    parts = random_parts(path, captions, tokenizer, {kind: retrieval for kind, (_, retrieval) in KINDS.items()})
-    return KINDS[parts.kind][0](parts.model, parts.tokenizer, parts.image_processor)
+    parts = random_parts(
+        path, captions, tokenizer, {kind: retrieval for kind, (_, retrieval) in MATCHING_MODELS.items()}
+    )
+    return MATCHING_MODELS[parts.kind][0](parts.model, parts.tokenizer, parts.image_processor)
 
 
 def random_parts(path: Path, captions: Sequence[str], tokenizer: str | None, classes: Mapping[str, str]) -> ModelParts:

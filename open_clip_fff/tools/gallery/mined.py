@@ -19,7 +19,7 @@ from open_clip_fff.progress import progress
 from open_clip_fff.tools.gallery.pairs import MinedRow, NearestPairs, margins
 
 WINDOW, BINS = 0.05, 50  # of the histogram, which goes that far below and above the thresholds
-STEPS = (0.005, 0.01, 0.02, 0.05)  # by which all thresholds might be moved
+THRESHOLD_STEPS = (0.005, 0.01, 0.02, 0.05)  # by which all thresholds might be moved
 
 
 class MinedSample(NamedTuple):
@@ -95,8 +95,8 @@ def mine_sample(
         cut=cut,
         ignored=ignored if config.band else None,
         right=None if labels is None or bool((labels < 0).all()) else right,
-        more=tuple(others[3 : 3 + len(STEPS)]),
-        fewer=tuple(others[3 + len(STEPS) :]),
+        more=tuple(others[3 : 3 + len(THRESHOLD_STEPS)]),
+        fewer=tuple(others[3 + len(THRESHOLD_STEPS) :]),
         histogram=torch.stack(histogram).sum(dim=0),
         mined=NearestPairs.concatenated(mined).rows(show, above),
         nearly=NearestPairs.concatenated(nearly).rows(show, below),
@@ -119,8 +119,8 @@ def _mine_tile(
         none if mined.ignored is None else mined.ignored,
         none if right is None else mined.pairs & right[..., None],
         *(mined.pairs & clause for clause in mined.clauses),
-        *(others & ~passed & (margin > -step) for step in STEPS),
-        *(passed & (margin <= step) for step in STEPS),
+        *(others & ~passed & (margin > -step) for step in THRESHOLD_STEPS),
+        *(passed & (margin <= step) for step in THRESHOLD_STEPS),
     ]
     counts = torch.stack([pairs.sum() for pairs in counted]).cpu()
     per_row = torch.stack([pairs.sum(dim=(1, 2)) for pairs in (mined.pairs, nearly)], dim=1).cpu()

@@ -80,7 +80,7 @@ class GallerySection:
     halves: bool = False  # whether an image and its pairs get half of the width each
 
 
-def histogram(
+def draw_histogram(
     counts: Sequence[int],
     low: float,
     high: float,

@@ -14,7 +14,7 @@ from open_clip_fff.tools.gallery.pairs import MinedPair, MinedRow
 from open_clip_fff.tools.gallery.scored import ScoredPair
 
 CLAUSES = ("image–text", "image–image", "text–text")
-THRESHOLDS = ("p1", "p2", "p3", "p1′")
+THRESHOLD_LABELS = ("p1", "p2", "p3", "p1′")
 LABELS = {1: "positive", 0: "ignored", -1: "negative"}
 
 

@@ -107,7 +107,7 @@ def load_extractors(
 
 def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: str) -> str:
     """The page as HTML. Raises UsageError if there are too few images, or the discriminator cannot be loaded."""
-    sample = read_sample(plan, draw, settings)
+    sample = read_gallery_sample(plan, draw, settings)
     images, captions = len(sample.samples), sum(len(row.captions) for row in sample.rows)
     why = reasons(Counter(each.why for each in sample.skipped))
     if images < 2:
@@ -131,7 +131,7 @@ def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: st
     )
 
 
-def read_sample(plan: Plan, draw: SampleDraw, settings: GallerySettings) -> GallerySample:
+def read_gallery_sample(plan: Plan, draw: SampleDraw, settings: GallerySettings) -> GallerySample:
     """Decodes, embeds and scores, a batch at a time."""
     extractors = [each for each in dict.fromkeys((settings.mining, settings.hardest)) if each is not None]
     scorer = None

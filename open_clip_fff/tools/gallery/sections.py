@@ -10,9 +10,9 @@ from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.calibrate.curves import per_pair_rate
-from open_clip_fff.tools.gallery.mined import STEPS, WINDOW, MinedSample
-from open_clip_fff.tools.gallery.page import GallerySection, Histogram, histogram
-from open_clip_fff.tools.gallery.rows import CLAUSES, THRESHOLDS, RowBuilder
+from open_clip_fff.tools.gallery.mined import THRESHOLD_STEPS, WINDOW, MinedSample
+from open_clip_fff.tools.gallery.page import GallerySection, Histogram, draw_histogram
+from open_clip_fff.tools.gallery.rows import CLAUSES, THRESHOLD_LABELS, RowBuilder
 from open_clip_fff.tools.gallery.scored import ScoredPair, ScoredSample, nearest_to_thresholds
 
 SCORE_BINS = 50
@@ -30,7 +30,7 @@ def mined_sections(mined: MinedSample, builder: RowBuilder, batch: int) -> list[
             facts=_facts(mined, len(builder.rows), batch),
             rows=builder.mined(mined.mined, mined.thresholds),
             empty="Nothing is above the thresholds: lower them, or look at more images.",
-            histogram=histogram(
+            histogram=draw_histogram(
                 mined.histogram.tolist(),
                 -WINDOW,
                 WINDOW,
@@ -77,7 +77,9 @@ def scored_sections(
 
 def format_thresholds(thresholds: Thresholds) -> str:
     """`p1 0.27, p2 off, …`"""
-    return ", ".join(f"{name} {threshold_text(value)}" for name, value in zip(THRESHOLDS, thresholds, strict=True))
+    return ", ".join(
+        f"{name} {threshold_text(value)}" for name, value in zip(THRESHOLD_LABELS, thresholds, strict=True)
+    )
 
 
 def _facts(mined: MinedSample, images: int, batch: int) -> list[str]:
@@ -104,8 +106,8 @@ def _per_image(pairs: int, images: int, batch: int) -> str:
 
 def _moved_thresholds(mined: MinedSample, images: int, batch: int) -> list[tuple[str, str]]:
     passed = mined.pairs + mined.cut
-    lower = [(f"−{step:g}", passed + count) for step, count in zip(STEPS, mined.more, strict=True)]
-    higher = [(f"+{step:g}", passed - count) for step, count in zip(STEPS, mined.fewer, strict=True)]
+    lower = [(f"−{step:g}", passed + count) for step, count in zip(THRESHOLD_STEPS, mined.more, strict=True)]
+    higher = [(f"+{step:g}", passed - count) for step, count in zip(THRESHOLD_STEPS, mined.fewer, strict=True)]
     columns = (*reversed(lower), ("as they are", passed), *higher)
     return [(name, _per_image(count, images, batch)) for name, count in columns]
 
@@ -131,4 +133,6 @@ def _score_histogram(pairs: Sequence[ScoredPair], settings: ConnectionSettings) 
 
     counts = torch.histc(torch.tensor([pair.q for pair in pairs]).nan_to_num(-1.0), SCORE_BINS, 0.0, 1.0)
     marks = {threshold_text(threshold): threshold for threshold in (settings.negative, settings.positive)}
-    return histogram(counts.long().tolist(), 0.0, 1.0, kind, marks, "pairs by q (height: logarithm of their number)")
+    return draw_histogram(
+        counts.long().tolist(), 0.0, 1.0, kind, marks, "pairs by q (height: logarithm of their number)"
+    )

@@ -11,7 +11,7 @@ from open_clip_fff.data.table_columns import column_names, find_column, spaces_n
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.settings import ColumnNames
-from open_clip_fff.tools.pack.tables.chats import CAPTIONS
+from open_clip_fff.tools.pack.tables.chats import ANSWER_COLUMN
 from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES
 from open_clip_fff.tools.pack.tables.table import SourceTable
 
@@ -117,7 +117,7 @@ def columns_line(table: SourceTable, given: ColumnNames, columns: ColumnNames) -
 def unused_columns(table: SourceTable, columns: ColumnNames, *others: str) -> list[str]:
     """A line on the columns that are read neither as `columns` nor as `others`, if there are any."""
     only = columns.only[0] if columns.only else None
-    made_of = table.made_of if CAPTIONS in columns.captions else ()
+    made_of = table.made_of if ANSWER_COLUMN in columns.captions else ()
     read = {columns.image, columns.url, columns.label, only, *columns.keep, *others, *made_of}
     read |= {*own_columns(columns.captions, table.columns)}
     names = [name for name in table.columns if name not in read]

@@ -26,12 +26,12 @@ from open_clip_fff.tools.pack.folder_files import (
     FIXES,
     IMAGE_SUFFIXES,
     UnusedFiles,
-    entries_of,
     files_beside,
+    folder_entries,
     images_below,
 )
 from open_clip_fff.tools.pack.items import Item, SkipSample, members_of
-from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
+from open_clip_fff.tools.pack.row_list import ROW_LIST, Listing, make_list
 from open_clip_fff.tools.pack.rows import SourceRow, batched
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource
@@ -71,7 +71,7 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
         listing = Listing(rows, (), "rename", settings.seed, unused=lambda: unused.lines)
         item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
         keys = ("captions", *settings.json_keys)
-        listed = make_list(lists / ROWS, listing, share)
+        listed = make_list(lists / ROW_LIST, listing, share)
         return ListedSource(listed, str(folder), settings.per_shard, item, repeats, read_keys=keys)
 
     fields, texts = ", ".join(settings.json_keys), ", ".join(f"NAME{suffix}" for suffix in CAPTION_SUFFIXES)
@@ -90,7 +90,7 @@ def _captions_elsewhere(folder: Path, rows: Sequence[SourceRow], json_keys: tupl
             item = folder_item(row._asdict(), folder, json_keys)
             if item.raw or item.more:
                 return []
-    files = [Path(name) for name, is_folder in entries_of(folder) if not is_folder]
+    files = [Path(name) for name, is_folder in folder_entries(folder) if not is_folder]
     stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     tables = [file.name for file in files if form(file.name) and file.stem not in stems]
     none = f"none of the first {plural(len(rows), 'images')} has a caption beside it"
@@ -148,7 +148,7 @@ def _beside(image: Path, suffixes: Sequence[str]) -> Iterator[bytes]:
 
 def metadata_files(folder: Path) -> tuple[str, ...]:
     """The tables of an ImageFolder, one a folder, in it and in the folders directly below; empty for other folders."""
-    folders = [folder, *(folder / name for name, is_folder in entries_of(folder) if is_folder)]
+    folders = [folder, *(folder / name for name, is_folder in folder_entries(folder) if is_folder)]
     found = (next(filter(_names_files, (each / name for name in METADATA)), None) for each in folders)
     return tuple(str(file) for file in found if file is not None)
 

@@ -50,7 +50,7 @@ def unused_in(source: str, used: Iterable[str], images: bool) -> list[str]:
     With `images`, its images are used, too. Raises UsageError if it cannot be read.
     """
     unused, read, folder = UnusedFiles(), {Path(path).name for path in used}, Path(source)
-    for name, is_folder in entries_of(folder) if folder.is_dir() else ():
+    for name, is_folder in folder_entries(folder) if folder.is_dir() else ():
         if not is_folder and name not in read and not (images and _suffix(name) in IMAGE_SUFFIXES):
             unused.add(name)
     return unused.lines
@@ -59,7 +59,7 @@ def unused_in(source: str, used: Iterable[str], images: bool) -> list[str]:
 def image_folders_in(source: str) -> list[str]:
     """A line on the folders with images directly in a source of shards; none if it is no folder, or has none."""
     folder = Path(source)
-    entries = entries_of(folder) if folder.is_dir() else []
+    entries = folder_entries(folder) if folder.is_dir() else []
     names = [name for name, is_folder in entries if is_folder and has_images(folder / name)]
     shown = ", ".join([*map(printable, names[:SHOWN]), *["…"] * (len(names) > SHOWN)])
     return [f"{plural(len(names), 'folders')} with images ({shown})"] if names else []
@@ -82,7 +82,7 @@ def images_below(
         here = _inode(folder)
         if here in above:
             return
-        found = entries_of(folder)
+        found = folder_entries(folder)
         images = {name for name, is_folder in found if not is_folder and _suffix(name) in IMAGE_SUFFIXES}
         owners = images | {os.path.splitext(name)[0] for name in images}
         for name, is_folder in found:
@@ -123,7 +123,7 @@ def _inode(path: Path) -> tuple[int, int]:
         return here.st_dev, here.st_ino
 
 
-def entries_of(folder: Path) -> list[tuple[str, bool]]:
+def folder_entries(folder: Path) -> list[tuple[str, bool]]:
     """Names in a folder, and whether each is a folder; without hidden entries, and those that macOS adds to zips.
 
     Raises UsageError if it cannot be read.

@@ -15,7 +15,7 @@ from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.tables.parquet import cell_image
 from open_clip_fff.tools.pack.tables.table import FORMS, SourceTable, form
 
-TRIED = 16  # first rows that are checked
+CHECKED_ROWS = 16  # first rows that are checked
 REMOTE = re.compile(r"^[\w+.-]{2,}:")  # pipe:, s3://, https://
 
 
@@ -83,13 +83,13 @@ def _has_images(file: str, folder: Path) -> bool:
         table = SourceTable([file])
         if (column := image_column(table)) is None:
             return False
-        images = [cell_image(cells[column]) for _, _, cells in islice(table.rows([column]), TRIED)]
+        images = [cell_image(cells[column]) for _, _, cells in islice(table.rows([column]), CHECKED_ROWS)]
     except UsageError:
         return False
     return any(x and (x.content or (x.path.strip() and os.path.exists(folder / x.path.strip()))) for x in images)
 
 
-def check_flags(kind: SourceKind, settings: PackSettings) -> None:
+def check_pack_flags(kind: SourceKind, settings: PackSettings) -> None:
     """Raises UsageError for the first flag that does not fit a kind of source."""
     columns = settings.columns
     given = {

@@ -19,7 +19,17 @@ from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.pack.join import OneTable
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource, ShardSource
-from open_clip_fff.tools.pack.writing import IMAGES, JOINED, MORE, NONE, RAW, REENCODED, ROWS, PackedSample, pack_sample
+from open_clip_fff.tools.pack.writing import (
+    JOINED,
+    JOINED_ROWS,
+    PACKED_IMAGES,
+    PACKED_JSON,
+    PACKED_RAW,
+    REENCODED,
+    WITHOUT_CAPTION,
+    PackedSample,
+    pack_sample,
+)
 from open_clip_fff.tools.shards.folder import OutFolder
 from open_clip_fff.tools.shards.share import Share
 
@@ -63,7 +73,11 @@ def _coverage(source: SampleSource) -> list[str]:
 def _counts(samples: list[PackedSample], made: list[Any]) -> list[str]:
     counts = sum((Counter(sample.counts) for sample in samples), Counter())
     left_out = Counter(sample.why for sample in made if not isinstance(sample, PackedSample))
-    held = ", ".join(plural(counts[name], name) for name in (IMAGES, RAW, MORE, NONE, JOINED) if counts[name])
+    held = ", ".join(
+        plural(counts[name], name)
+        for name in (PACKED_IMAGES, PACKED_RAW, PACKED_JSON, WITHOUT_CAPTION, JOINED)
+        if counts[name]
+    )
     line = f"of {plural(len(made), 'samples')} that were looked at: {held or 'none can be packed'}"
     return [line, *[f"left out: {reasons(left_out)}"] * bool(left_out)]
 
@@ -103,21 +117,21 @@ def ending(folder: OutFolder, source: SampleSource) -> list[str]:
     if isinstance(source, ShardSource) and source.join is not None:
         total, partly = source.join.total([source.shards[stem] for stem in done]), len(done) < len(source.shards)
         lines += _join_lines(counts, total, partly, isinstance(source.join, OneTable) and source.join.field is not None)
-    if not counts[IMAGES]:
+    if not counts[PACKED_IMAGES]:
         return lines
-    usable = counts[IMAGES] - counts[NONE]  # training skips images without a caption
+    usable = counts[PACKED_IMAGES] - counts[WITHOUT_CAPTION]  # training skips images without a caption
     if not usable:
         more = "--captions" if isinstance(source, ShardSource) else "a table"
         return [*lines, f"no sample has a caption: training needs some, of open-clip-fff caption or {more}"]
-    held = braces(stem for stem, found in records.items() if found is None or found.counts[IMAGES])
+    held = braces(stem for stem, found in records.items() if found is None or found.counts[PACKED_IMAGES])
     missing = len(source.shards) - len(done)
     if missing and len(held) > MOST_NAMES:  # e.g. every eighth shard, for a share
         return [*lines, f"{plural(missing, 'shards')} missing: once they are there, training's flags stand here"]
     flags = ["--train-data", "::".join(f"{folder.path}/{name}.tar" for name in held)]
     flags += ["--train-num-samples", str(usable)]
-    if not counts[RAW]:
+    if not counts[PACKED_RAW]:
         flags += ["--text-key", ""]
-    if counts[MORE]:
+    if counts[PACKED_JSON]:
         flags += ["--json-text-key", ";".join(source.json_keys)]
     gaps = f" ({plural(missing, 'shards')} missing)" if missing else ""
     return [*lines, f"to train on them{gaps}:", f"  {shlex.join(flags)}"]
@@ -125,7 +139,7 @@ def ending(folder: OutFolder, source: SampleSource) -> list[str]:
 
 def _join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) -> list[str]:
     """How many samples found captions, and how many rows no sample."""
-    samples, rows = counts[IMAGES], counts[ROWS]
+    samples, rows = counts[PACKED_IMAGES], counts[JOINED_ROWS]
     lines = [f"captions joined {counts[JOINED] / max(samples, 1):.2%} of {plural(samples, 'samples')}"]
     if partly:
         return lines

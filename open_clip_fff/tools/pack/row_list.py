@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.progress import progress
-from open_clip_fff.tools.pack.rows import BATCH, CAPTIONS, RowFile, SourceRow, write_rows
+from open_clip_fff.tools.pack.rows import BATCH_ROWS, CAPTION_PREFIX, RowFile, SourceRow, write_rows
 from open_clip_fff.tools.shards.share import Share
 
 MERGED = "rows"  # the column with how many rows became one
-ROWS = "rows.arrow"  # the list, in the output folder
+ROW_LIST = "rows.arrow"  # the list, in the output folder
 READ, UNUSED = "read", "unused"  # names of a list's notes
 WAIT = 0.2  # seconds between looks for a list of another process
 Repeats = Literal["join", "rename", "keep"]
@@ -67,10 +67,10 @@ def _write(file: BinaryIO, folder: Path, listing: Listing, shown: bool) -> None:
         write_rows(bar, listing.columns, first)
         first.flush()
         notes = {READ: listing.read(), UNUSED: listing.unused()}
-        arrange(RowFile(first), file, listing.repeats, listing.order, notes)
+        arrange_rows(RowFile(first), file, listing.repeats, listing.order, notes)
 
 
-def arrange(
+def arrange_rows(
     rows: RowFile, file: BinaryIO, repeats: Repeats, order: Order = None, notes: Mapping[str, list[str]] | None = None
 ) -> None:
     """Writes rows in the order in which they are packed, with one batch and some 50 bytes a row in memory.
@@ -95,8 +95,8 @@ def arrange(
     noted = {"images": str(len(values)), "rows": str(len(identities)), "notes": json.dumps(dict(notes or {}))}
     layout = rows.schema.append(pa.field(MERGED, pa.int64())).with_metadata(noted)
     with pa.ipc.new_file(file, layout) as out:
-        for first in range(0, len(samples), BATCH):
-            some = samples[first : first + BATCH]
+        for first in range(0, len(samples), BATCH_ROWS):
+            some = samples[first : first + BATCH_ROWS]
             offsets = np.concatenate([[0], np.cumsum(starts[some + 1] - starts[some])])
             places = np.arange(offsets[-1]) + np.repeat(starts[some] - offsets[:-1], np.diff(offsets))
             merged = _merged(rows.take(numbers[places]), offsets)
@@ -108,7 +108,7 @@ def _merged(batch: pa.RecordBatch, offsets: NDArray[np.int64]) -> pa.RecordBatch
     firsts = batch.take(pa.array(offsets[:-1]))
     arrays: Sequence[pa.Array] = [
         pa.ListArray.from_arrays(pa.array(column.offsets.to_numpy()[offsets]), column.values)
-        if name.startswith(CAPTIONS)
+        if name.startswith(CAPTION_PREFIX)
         else firsts.column(name)
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
     ]

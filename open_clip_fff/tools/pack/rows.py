@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-BATCH = 65_536  # rows of each record batch but the last, so that a row's number gives its batch
-CAPTIONS = "captions of "  # prefix of a caption column's name in the file
+BATCH_ROWS = 65_536  # rows of each record batch but the last, so that a row's number gives its batch
+CAPTION_PREFIX = "captions of "  # prefix of a caption column's name in the file
 
 
 class SourceRow(NamedTuple):
@@ -31,7 +31,7 @@ class SourceRow(NamedTuple):
 def schema(columns: Sequence[str]) -> pa.Schema:
     """The arrow schema of a file of rows with some caption columns."""
     start = [("identity", pa.int64()), ("key", pa.string()), ("image", pa.binary())]
-    captions = [(CAPTIONS + name, pa.list_(pa.string())) for name in columns]
+    captions = [(CAPTION_PREFIX + name, pa.list_(pa.string())) for name in columns]
     end = [("label", pa.string()), ("fields", pa.string()), ("file", pa.int32()), ("row", pa.int64())]
     return pa.schema([*start, *captions, *end])
 
@@ -40,7 +40,7 @@ def write_rows(rows: Iterable[SourceRow], columns: Sequence[str], file: BinaryIO
     """Writes rows, with one batch in memory."""
     layout = schema(columns)
     with pa.ipc.new_file(file, layout) as out:
-        for some in batched(rows, BATCH):
+        for some in batched(rows, BATCH_ROWS):
             identity, key, image, captions, *rest = zip(*some, strict=True)
             by_column = zip(*captions, strict=True) if columns else []
             cells = [identity, key, image, *map(list, by_column), *rest]
@@ -71,7 +71,7 @@ class RowFile:
     @property
     def columns(self) -> list[str]:
         """Names of the caption columns."""
-        return [name.removeprefix(CAPTIONS) for name in self.schema.names if name.startswith(CAPTIONS)]
+        return [name.removeprefix(CAPTION_PREFIX) for name in self.schema.names if name.startswith(CAPTION_PREFIX)]
 
     def notes(self, name: str) -> list[str]:
         """The lines of a name that were stored with the rows."""
@@ -84,7 +84,7 @@ class RowFile:
 
     def take(self, numbers: NDArray[np.int64]) -> pa.RecordBatch:
         """Some rows, in the order of the numbers."""
-        part, local = np.divmod(numbers, BATCH)
+        part, local = np.divmod(numbers, BATCH_ROWS)
         order = np.argsort(part, kind="stable")
         parts, starts = np.unique(part[order], return_index=True)
         if not len(parts):
@@ -108,7 +108,7 @@ class RowFile:
         """For each caption column its name, its rows with text, and its captions."""
         found = []
         for name in self.columns:
-            lengths = pc.list_value_length(self._table[CAPTIONS + name])
+            lengths = pc.list_value_length(self._table[CAPTION_PREFIX + name])
             having = pc.sum(pc.greater(lengths, 0)).as_py() or 0
             found.append((name, having, pc.sum(lengths).as_py() or 0))
         return found
@@ -116,4 +116,4 @@ class RowFile:
 
 def captions_of(row: dict[str, Any]) -> list[list[str]]:
     """Texts by caption column of a row from a file."""
-    return [texts for name, texts in row.items() if name.startswith(CAPTIONS)]
+    return [texts for name, texts in row.items() if name.startswith(CAPTION_PREFIX)]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from open_clip_fff.errors import UsageError, print_warnings, printable
 from open_clip_fff.tools.pack.folder import prepare_folder
-from open_clip_fff.tools.pack.kinds import SourceKind, check_flags, detect_kind
+from open_clip_fff.tools.pack.kinds import SourceKind, check_pack_flags, detect_kind
 from open_clip_fff.tools.pack.report import dry_run, ending, print_lines
-from open_clip_fff.tools.pack.row_list import ROWS
+from open_clip_fff.tools.pack.row_list import ROW_LIST
 from open_clip_fff.tools.pack.settings import PackSettings
-from open_clip_fff.tools.pack.shards import CAPTIONS, prepare_shards
+from open_clip_fff.tools.pack.shards import CAPTION_LIST, prepare_shards
 from open_clip_fff.tools.pack.source import PreparedSource
 from open_clip_fff.tools.pack.table import prepare_table
 from open_clip_fff.tools.pack.writing import write_shard
@@ -34,7 +34,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     Raises UsageError for what cannot work.
     """
     kind = detect_kind(settings.source, table=bool(settings.columns.image or settings.image_root))
-    check_flags(kind, settings)
+    check_pack_flags(kind, settings)
     if out.resolve() == Path(settings.source).resolve():
         raise UsageError(f"--out {out}: the data that are read are there; name another folder")
     check_out(out)
@@ -46,7 +46,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     if dry:
         dry_run(settings, prepared, workers)
         return 0
-    lists = [name for name in (ROWS, CAPTIONS) if (out / name).exists()]
+    lists = [name for name in (ROW_LIST, CAPTION_LIST) if (out / name).exists()]
     if lists and not (out / SETTINGS).exists():
         raise UsageError(f"--out {out}: holds {lists[0]}, not of an earlier pack; name another folder")
     folder = OutFolder(out, ".tar", {**settings.kept(), "bytes of SOURCE": kind.size})
@@ -54,7 +54,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
         source = prepared.open(out, share)
     except UsageError:
         if not any(out.glob("*.tar")):  # a folder without shards may get other settings
-            for name in (ROWS, CAPTIONS, SETTINGS):
+            for name in (ROW_LIST, CAPTION_LIST, SETTINGS):
                 (out / name).unlink(missing_ok=True)
         raise
     if share.index == 0:

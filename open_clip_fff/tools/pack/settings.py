@@ -9,7 +9,7 @@ from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.errors import UsageError
 
 LAYOUT = 2  # version of the lists in the output folder, and of the shards' content
-GROUPS = (TABLE, FOLDER, SHARDS, IMAGES) = ("a table", "a folder of images", "shards", "images")  # of the help
+HELP_GROUPS = (TABLE, FOLDER, SHARDS, IMAGES) = ("a table", "a folder of images", "shards", "images")  # of the help
 
 
 def parse_only(given: str) -> tuple[str, tuple[str, ...]]:

@@ -22,7 +22,7 @@ from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import check_torn
 
 TRIED = 1_000  # samples that are checked, up to the first with an image
-CAPTIONS = "captions.arrow"  # the list of captions, in the output folder
+CAPTION_LIST = "captions.arrow"  # the list of captions, in the output folder
 
 
 def prepare_shards(settings: PackSettings, kind: SourceKind) -> PreparedSource:
@@ -89,7 +89,7 @@ def _join(settings: PackSettings, kind: SourceKind) -> tuple[list[str], Callable
     def open_in(lists: Path, share: Share) -> Join:
         rows = joined_rows(table, names, by)
         listing = Listing(rows, names.captions, "join", "identity", table.about(), table.warnings)
-        listed = make_list(lists / CAPTIONS, listing, share)
+        listed = make_list(lists / CAPTION_LIST, listing, share)
         return OneTable(listed, table.name, field if settings.join == "url" else None)
 
     return [f"{columns_line(table, given, names)}; joined by `{by}`", *notes], open_in

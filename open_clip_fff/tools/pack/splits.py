@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-SPLITS = {"train", "val", "valid", "validation", "dev", "test"}
+SPLIT_NAMES = {"train", "val", "valid", "validation", "dev", "test"}
 _NUMBER = re.compile(r"[-_.]?\d")  # the name of a split ends before it
 
 
@@ -14,7 +14,7 @@ def mixed_folders(folders: Iterable[Path]) -> list[str]:
     """A line if some of the folders are of one split, as `train2017`, and some of another."""
     found: dict[str, Path] = {}
     for folder in sorted(folders):
-        if (split := _NUMBER.split(folder.name.lower())[0]) in SPLITS:
+        if (split := _NUMBER.split(folder.name.lower())[0]) in SPLIT_NAMES:
             found.setdefault(split, folder)
     if len(found) < 2:
         return []

@@ -29,8 +29,8 @@ from open_clip_fff.tools.pack.columns import (
 from open_clip_fff.tools.pack.folder import FILE_NAME, NamedImages, joined_path
 from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES, in_both_cases, unused_in
 from open_clip_fff.tools.pack.items import Item, SkipSample, members_of
-from open_clip_fff.tools.pack.kinds import REMOTE, TRIED, SourceKind
-from open_clip_fff.tools.pack.row_list import ROWS, Listing, Repeats, make_list
+from open_clip_fff.tools.pack.kinds import CHECKED_ROWS, REMOTE, SourceKind
+from open_clip_fff.tools.pack.row_list import ROW_LIST, Listing, Repeats, make_list
 from open_clip_fff.tools.pack.rows import SourceRow, captions_of
 from open_clip_fff.tools.pack.settings import ColumnNames, PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource
@@ -72,7 +72,7 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
         rows = named.noting(rows) if named else rows
         repeated: Repeats = "join" if settings.group_rows else "keep"
         listing = Listing(rows, columns.captions, repeated, settings.seed, table.about(), table.warnings, unused)
-        listed = make_list(lists / ROWS, listing, share)
+        listed = make_list(lists / ROW_LIST, listing, share)
         images = partial(with_images, files=table.files, column=columns.image or "", folder=lists) if inline else None
         return ListedSource(listed, table.name, settings.per_shard, partial(table_item, root=root), repeats, images)
 
@@ -85,7 +85,7 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
 def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, starts: Sequence[str]) -> None:
     """Raises UsageError if there are no rows, or none of the first images exists and can be read."""
     column, images, several = columns.image or "", [], False
-    for _, (file, _, cells) in islice(selected_rows(table, columns, [column]), TRIED):
+    for _, (file, _, cells) in islice(selected_rows(table, columns, [column]), CHECKED_ROWS):
         cell = cells[column]
         several |= isinstance(cell, list) and len(cell) > 1
         image = image_at(cell, table, column)

@@ -21,9 +21,14 @@ from open_clip_fff.tools.pack.source import SampleSource
 from open_clip_fff.tools.shards.folder import ShardRecord
 from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar_writer
 
-IMAGES, RAW, MORE, NONE = "images", "raw captions", "captions in json", "without a caption"
+PACKED_IMAGES, PACKED_RAW, PACKED_JSON, WITHOUT_CAPTION = (
+    "images",
+    "raw captions",
+    "captions in json",
+    "without a caption",
+)
 REPEATED = "repeated captions left away"
-REENCODED, JOINED, ROWS = "images written anew", "with captions joined", "rows joined"
+REENCODED, JOINED, JOINED_ROWS = "images written anew", "with captions joined", "rows joined"
 
 
 class PackedSample(NamedTuple):
@@ -45,8 +50,14 @@ def pack_sample(found: tuple[str, Any], source: SampleSource, settings: ImageSet
     except SkipSample as why:
         return SkippedSample(key, str(why))
     name = image.extension if image.reencoded or not item.name else item.name
-    counts = {IMAGES: 1, RAW: item.raw, MORE: item.more, REPEATED: item.repeated, NONE: not (item.raw or item.more)}
-    counts |= {REENCODED: image.reencoded, JOINED: item.joined > 0, ROWS: item.joined}
+    counts = {
+        PACKED_IMAGES: 1,
+        PACKED_RAW: item.raw,
+        PACKED_JSON: item.more,
+        REPEATED: item.repeated,
+        WITHOUT_CAPTION: not (item.raw or item.more),
+    }
+    counts |= {REENCODED: image.reencoded, JOINED: item.joined > 0, JOINED_ROWS: item.joined}
     return PackedSample(item.key, {**item.members, name: image.content}, counts)
 
 
@@ -65,9 +76,9 @@ def write_shard(
                 record.left_out.append(made)
                 continue
             tar.write({"__key__": made.key, **made.members})
-            written.add(made.key, made.members, made.counts[RAW] + made.counts[MORE])
+            written.add(made.key, made.members, made.counts[PACKED_RAW] + made.counts[PACKED_JSON])
             record.counts.update(made.counts)
-    record.counts = Counter({name: number for name, number in record.counts.items() if number or name == IMAGES})
+    record.counts = Counter({name: number for name, number in record.counts.items() if number or name == PACKED_IMAGES})
     check_written(file, written, source.json_keys)
     return record
 

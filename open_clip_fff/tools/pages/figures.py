@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 INK, FAINT = "#333333", "#dddddd"
 
 
-def plain(axes: Any, grid: str | None = None) -> None:
+def plain_axes(axes: Any, grid: str | None = None) -> None:
     """Removes the axes' spines except a faint one at the bottom, and draws a grid for `x`, `y` or `both`."""
     if grid is not None:
         axes.grid(axis=grid, color=FAINT, linewidth=0.7)

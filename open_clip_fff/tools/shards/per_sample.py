@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors
-from open_clip_fff.data.sidecar import KEY
+from open_clip_fff.data.sidecar import KEY_COLUMN
 from open_clip_fff.tools.shards.folder import ShardRecord, as_utf8
 from open_clip_fff.tools.shards.tars import members, samples_to_copy, tar_writer
 
@@ -54,7 +54,7 @@ def write_sidecar(
 ) -> None:
     """Writes a parquet with the column `key`, and `column` with the result for that key."""
     rows = list(found)
-    schema = pa.schema([(KEY, pa.string()), column], metadata)
+    schema = pa.schema([(KEY_COLUMN, pa.string()), column], metadata)
     pq.write_table(pa.table([[key for key, _ in rows], [value for _, value in rows]], schema=schema), file)
 
 

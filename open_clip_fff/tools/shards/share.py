@@ -16,7 +16,7 @@ INTO = {"sidecar": ".parquet", "tars": ".tar"}  # choices of --into, and the suf
 WAITING = timedelta(days=30)  # for the slowest process; torchrun notices one that dies
 
 
-def add_flags(parser: argparse.ArgumentParser, holds: str, device: bool = True) -> None:
+def add_share_flags(parser: argparse.ArgumentParser, holds: str, device: bool = True) -> None:
     """Adds --out, which will hold something, --share and, for commands with a model, --device."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"for {holds}; a second start goes on")
     about = "do the Ith of N shares, from 0, as in a job array (default: torchrun's or srun's, or all)"

@@ -3,15 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 
-COLUMNS = ("conversations", "messages")  # LLaVA's [{"from", "value"}, …], and [{"role", "content"}, …]
+CHAT_COLUMNS = ("conversations", "messages")  # LLaVA's [{"from", "value"}, …], and [{"role", "content"}, …]
 ANSWERS = frozenset({"gpt", "chatgpt", "assistant", "model"})  # roles that describe the image
-CAPTIONS = "captions"  # the column that the answers become
+ANSWER_COLUMN = "captions"  # the column that the answers become
 _IMAGE_TAG = re.compile(r"\s*<image>\s*")
 
 
 def chat_column(fields: Mapping[str, object]) -> str | None:
     """The field with a conversation; None if there is none."""
-    return next((name for name in COLUMNS if _is_chat(fields.get(name))), None)
+    return next((name for name in CHAT_COLUMNS if _is_chat(fields.get(name))), None)
 
 
 def answers(turns: object) -> list[str]:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from open_clip_fff.errors import as_mistake
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.tables.chats import CAPTIONS, COLUMNS, answers, one_of
+from open_clip_fff.tools.pack.tables.chats import ANSWER_COLUMN, CHAT_COLUMNS, answers, one_of
 from open_clip_fff.tools.pack.tables.csv import PIECE
-from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES, UNREADABLE, Cells, Reader
+from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES, READ_ERRORS, Cells, Reader
 
 FEW = 32  # rows in memory at a time if they hold images
 # by default a column of a row group is read at once: a gigabyte for ten thousand images
@@ -33,22 +33,22 @@ class ParquetReader(Reader):
         schema = pq.read_schema(file)
         self.columns = list(schema.names)
         self.inline = frozenset(field.name for field in schema if _holds_bytes(field.type))
-        chats = [] if CAPTIONS in self.columns else [field.name for field in schema if _is_chat(field)]
+        chats = [] if ANSWER_COLUMN in self.columns else [field.name for field in schema if _is_chat(field)]
         self._chat = chats[0] if chats else None
         if self._chat is not None:
             plain = any(name.lower() in CAPTION_NAMES for name in self.columns)
-            self.columns, self.made_of = [*self.columns, CAPTIONS], (self._chat,)
+            self.columns, self.made_of = [*self.columns, ANSWER_COLUMN], (self._chat,)
             if not plain:
                 self.layout = f"conversations in `{self._chat}`, whose answers are captions"
-                self.captions = (CAPTIONS,)
+                self.captions = (ANSWER_COLUMN,)
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
         piece = FEW if self.inline & set(columns) else PIECE
-        read = [self._chat if self._chat and name == CAPTIONS else name for name in columns]
+        read = [self._chat if self._chat and name == ANSWER_COLUMN else name for name in columns]
         with pq.ParquetFile(self.file, **STREAMED) as table:
             for batch in table.iter_batches(piece, columns=list(dict.fromkeys(read))):
                 for cells in batch.to_pylist():
-                    yield cells if read == list(columns) else {**cells, CAPTIONS: answers(cells[self._chat])}
+                    yield cells if read == list(columns) else {**cells, ANSWER_COLUMN: answers(cells[self._chat])}
 
     def about(self) -> int:
         return pq.read_metadata(self.file).num_rows
@@ -87,7 +87,7 @@ def _holds_bytes(kind: Any) -> bool:
 
 def _is_chat(field: Any) -> bool:
     """Whether a column holds lists of turns, as `chat_column` has them."""
-    if field.name not in COLUMNS or not (pa.types.is_list(field.type) or pa.types.is_large_list(field.type)):
+    if field.name not in CHAT_COLUMNS or not (pa.types.is_list(field.type) or pa.types.is_large_list(field.type)):
         return False
     turn = field.type.value_type
     names = {turn.field(n).name for n in range(turn.num_fields)} if pa.types.is_struct(turn) else set()
@@ -147,7 +147,7 @@ def with_images(
 
 def _images_of(rows: Sequence[dict[str, Any]], files: Sequence[str], column: str) -> Iterator[CellImage]:
     for number, group in groupby(rows, lambda row: row["file"]):
-        with as_mistake(f"{files[number]} cannot be read as parquet", *UNREADABLE):
+        with as_mistake(f"{files[number]} cannot be read as parquet", *READ_ERRORS):
             for cell in cells_at(files[number], column, [row["row"] for row in group]):
                 yield cell_image(cell) or CellImage("", None)
 

@@ -17,7 +17,7 @@ CAPTION_NAMES = (  # columns that are guessed to have captions
     *("title", "caption", "text", "captions", "raw_caption", "alt_text", "comment", "txt"),
     *("description", "sentence", "sentences", "prompt"),
 )
-UNREADABLE = (OSError, ValueError, KeyError, RecursionError)  # includes pyarrow's and pandas' errors
+READ_ERRORS = (OSError, ValueError, KeyError, RecursionError)  # includes pyarrow's and pandas' errors
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # suffixes, and arrow's names
 
 

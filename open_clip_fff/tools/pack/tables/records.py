@@ -8,7 +8,7 @@ from typing import NamedTuple, TextIO
 
 from open_clip_fff.data.sources import fields_or_none
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.pack.tables.chats import CAPTIONS, answers, chat_column, one_of
+from open_clip_fff.tools.pack.tables.chats import ANSWER_COLUMN, answers, chat_column, one_of
 from open_clip_fff.tools.pack.tables.csv import LOOK, lines_about
 from open_clip_fff.tools.pack.tables.reader import Cells, Reader, open_text
 
@@ -40,7 +40,7 @@ class RecordsReader(Reader):
         self._chat = chat_column(found[0])
         if self._chat is not None:
             found = [_with_captions(fields, self._chat) for fields in found]
-            self.layout, self.image, self.captions = "LLaVA's conversations", "image", (CAPTIONS,)
+            self.layout, self.image, self.captions = "LLaVA's conversations", "image", (ANSWER_COLUMN,)
         self.columns = list(dict.fromkeys(name for fields in found for name in fields))
         self._later: Counter[str] = Counter()  # fields that the first records lack
 
@@ -71,7 +71,7 @@ def lines_of(text: TextIO) -> Iterator[JsonRecord]:
             yield JsonRecord(number, fields_or_none(line))
 
 
-def entries_of(text: TextIO) -> Iterator[JsonRecord]:
+def json_records(text: TextIO) -> Iterator[JsonRecord]:
     """The objects of a json list, parsed in chunks. Raises ValueError if it is no list, or ends too early."""
     decoder, buffer, number = json.JSONDecoder(), text.read(CHUNK), 0
     place = _skip_space(buffer, 0)
@@ -108,4 +108,4 @@ def _with_captions(fields: Cells, chat: str | None) -> Cells:
         return fields
     image = one_of(fields.get("image", fields.get("images")))
     rest = {name: value for name, value in fields.items() if name not in ("image", "images", chat)}
-    return {"image": image, CAPTIONS: answers(fields.get(chat)), **rest}
+    return {"image": image, ANSWER_COLUMN: answers(fields.get(chat)), **rest}

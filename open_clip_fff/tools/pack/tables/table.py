@@ -12,8 +12,8 @@ from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.tables.csv import CsvReader
 from open_clip_fff.tools.pack.tables.documents import DocumentReader
 from open_clip_fff.tools.pack.tables.parquet import ParquetReader
-from open_clip_fff.tools.pack.tables.reader import UNREADABLE, Cells, Reader, bare_name, open_text
-from open_clip_fff.tools.pack.tables.records import RecordsReader, entries_of, lines_of
+from open_clip_fff.tools.pack.tables.reader import READ_ERRORS, Cells, Reader, bare_name, open_text
+from open_clip_fff.tools.pack.tables.records import RecordsReader, json_records, lines_of
 
 SHOWN = 4  # files of a table that are named
 
@@ -32,7 +32,7 @@ def json_reader(file: str) -> Reader:
         first = next((line for line in text if line.strip()), "")
         second = next((line for line in text if line.strip()), "")
     if first.lstrip().startswith("[") or not first:
-        return RecordsReader(file, "json", entries_of)
+        return RecordsReader(file, "json", json_records)
     if second and _is_json(first):
         return RecordsReader(file, "jsonl", lines_of)
     return DocumentReader(file)
@@ -67,7 +67,7 @@ def open_reader(file: str, separator: str | None = None) -> Reader:
         raise UsageError(f"{file} is none of {', '.join(sorted(FORMS))}")
     if is_pointer(file):
         raise UsageError(f"{file}: {POINTER_NOTE}")
-    with as_mistake(f"{file} cannot be read as {Path(bare_name(file)).suffix[1:]}", *UNREADABLE):
+    with as_mistake(f"{file} cannot be read as {Path(bare_name(file)).suffix[1:]}", *READ_ERRORS):
         return make(file, separator) if make is CsvReader else make(file)
 
 
@@ -125,7 +125,7 @@ class SourceTable:
             reader.skipped = self.skipped
             if missing := [column for column in names if reader.fixed and column not in reader.columns]:
                 raise UsageError(f"{file} has no column {missing[0]!r}, which {self.files[0]} has")
-            with as_mistake(f"{file} cannot be read as {reader.form}", *UNREADABLE):
+            with as_mistake(f"{file} cannot be read as {reader.form}", *READ_ERRORS):
                 for row, cells in enumerate(reader.rows(names)):
                     yield TableRow(number, row, cells)
                 self._unused += reader.unused()
