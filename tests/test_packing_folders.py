@@ -46,12 +46,16 @@ def test_img2dataset_files_are_pictures_and_not_their_tables(pack, img2dataset, 
     assert unused in pack(img2dataset, "--out", tmp_path / "dry", "--dry-run").out
 
 
+def images_in(folder, *names):
+    folder.mkdir()
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(jpeg(30 + number, 30))
+    return folder
+
+
 def test_captions_in_files_that_are_named_otherwise(pack, tmp_path):
     """kohya's `NAME.caption`, and `NAME.jpg.txt`; the raw caption is the first line of the first of them."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number, name in enumerate(["a.jpg", "b.jpg", "c.jpg", "d.jpg"]):
-        (folder / name).write_bytes(jpeg(30 + number, 30))
+    folder = images_in(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     (folder / "a.caption").write_text("kohya a\n")
     (folder / "b.jpg.txt").write_text("\ufeffone b\ntwo b\n")
     (folder / "b.jpg.json").write_text('{"captions": ["three b"], "width": 31}')
@@ -71,10 +75,7 @@ def test_captions_in_files_that_are_named_otherwise(pack, tmp_path):
 
 
 def test_names_in_capitals(pack, tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number, name in enumerate(["IMG_0.JPG", "IMG_1.JPG", "IMG_2.Jpg", "IMG_3.jpg"]):
-        (folder / name).write_bytes(jpeg(30 + number, 30))
+    folder = images_in(tmp_path / "in", "IMG_0.JPG", "IMG_1.JPG", "IMG_2.Jpg", "IMG_3.jpg")
     (folder / "IMG_0.TXT").write_text("zero")
     (folder / "IMG_0.JSON").write_text('{"captions": ["nought"]}')
     (folder / "IMG_1.JPG.TXT").write_text("one")

@@ -8,8 +8,7 @@ from open_clip_fff.config.fields import as_flag, field_text, fields_by_flag, has
 from open_clip_fff.config.methods import METHODS, TITLES
 from open_clip_fff.config.numbers import number
 from open_clip_fff.config.open_clip import Upstream
-from open_clip_fff.config.plan import GROUPING_HOOK as GROUPS
-from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.plan import GROUPING_HOOK, Plan
 from open_clip_fff.config.safety import SafetySettings
 from open_clip_fff.config.topics import Topic, code, codes
 
@@ -42,7 +41,7 @@ def describe(
     single = plan.mining is None and plan.connection is None and plan.captions.columns == 1
     single = single and not plan.captions.gives_positives
     labelled, grouped = plan.connection is not None, plan.grouping is not None
-    hooks = tuple(name for name in plan.batch_hooks if name != GROUPS)
+    hooks = tuple(name for name in plan.batch_hooks if name != GROUPING_HOOK)
     return [
         *([_method(plan)] if plan.given else []),
         plan.loss.describe(upstream, single, plan.plugins, trained),

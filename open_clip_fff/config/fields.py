@@ -26,7 +26,7 @@ class Flag:
     choices: tuple[str, ...] | None = None  # as in argparse, like the next one
     parse: Callable[[str], Any] | None = None
     repeated: bool = False  # whether it may be given several times
-    group: str | None = None  # group of the help (`flags.GROUPS`); None for the class's
+    group: str | None = None  # group of the help (`flags.FLAG_GROUPS`); None for the class's
     # a test of a valid value, and the error line for an invalid one: `{}` stands for the value, a colon precedes what
     # is accepted
     check: tuple[Callable[[Any], bool], str] | None = None

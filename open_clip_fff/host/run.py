@@ -87,7 +87,9 @@ def _train(command: Command) -> None:
             total = f"warning: --epochs {args.epochs}: is the total"
             found.append(f"{total}; {resumed.checkpoint} has trained {epoch}: nothing is left")
         found += change_notes(args, plan, resumed.checkpoint)
-        found += [*resumed.notes, *sidecar_notes(args, plan), *validation_notes(args, plan)]
+        found += resumed.notes
+        if args.rank == 0:  # which prints them; a record is read for each shard
+            found += [*sidecar_notes(args, plan), *validation_notes(args, plan)]
         _warn(args, plan, [*found, *warnings])
         if plan.given:
             plan = _introduced(args, plan, rows, epoch, rows_line)

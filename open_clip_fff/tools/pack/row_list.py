@@ -29,7 +29,7 @@ Order = Literal["identity"] | int | None
 
 @dataclass(frozen=True)
 class Listing:
-    """The contents of a list, and how it is made: `repeats` and `order` are as in `arrange`."""
+    """The contents of a list, and how it is made: `repeats` and `order` are as in `arrange_rows`."""
 
     rows: Iterator[SourceRow]  # of the source; iterated once at most
     columns: Sequence[str]  # names of the caption columns
