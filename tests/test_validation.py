@@ -237,6 +237,16 @@ def test_evaluation_only_and_a_sign_of_life(trainer, csv, tmp_path):
     assert (found["epoch"], found["num_images"], found["num_captions"]) == (0, 104, 208)
 
 
+def test_an_evaluation_alone_that_scores_nothing_says_so(trainer, csv):
+    assert trainer("--name", "run", data=trainer.table) == 0
+    at = trainer.run("run") / "checkpoints" / "epoch_1.pt"
+    argv = ["--val-data", str(csv), "--csv-img-key", "filepath", "--epochs", "3", "--resume", str(at)]
+    for every, said in ("2", True), ("1", False):
+        assert trainer(*argv, "--val-frequency", every, "--name", every, data=[]) == 0
+        line = "Nothing is scored: --val-frequency 2 passes over a checkpoint of 1 epoch; use 1"
+        assert (line in trainer.log(every)) == said
+
+
 def test_results_that_cannot_be_written_cost_no_epoch(trainer, csv):
     (trainer.run("run") / "checkpoints" / "fff_results.jsonl").mkdir(parents=True)
     assert trainer("--method", "clip", "--val-data", str(csv), "--name", "run", data=trainer.table) == 0

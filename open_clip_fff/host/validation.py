@@ -31,6 +31,7 @@ from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.labels import POSITIVE, known_ids
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.patching import View
+from open_clip_fff.plural import plural
 
 PROGRESS_EVERY = 100  # batches
 OUTLIVED = OSError, MemoryError, RuntimeError  # errors of disks and memory, also torch's, and of killed workers
@@ -102,7 +103,11 @@ def _evaluated(
         data = {**data, "val": replace(data["val"], dataloader=loader)}
     with _outlived(loaders, data, epoch, "Evaluation"):
         try:
-            return evaluate(model, data, epoch, args, **more)
+            found = evaluate(model, data, epoch, args, **more)
+            if not found and "train" not in data and args.rank == 0:
+                of = f"a checkpoint of {plural(epoch, 'epochs')}"
+                logging.warning(f"Nothing is scored: {_intervals(data, args)} passes over {of}; use 1.")
+            return found
         except (RuntimeError, ValueError):  # torch's, which has no features to join
             if loader is None or not loader.empty:
                 raise
@@ -110,6 +115,13 @@ def _evaluated(
                 raise UsageError("--val-data: no row can be read, so nothing is validated") from None
             logging.warning(f"--val-data: no row can be read after epoch {epoch}, so nothing is validated.")
     return {}
+
+
+def _intervals(data: dict, args) -> str:
+    """OpenCLIP's flags that choose the epochs after which these data are evaluated, with their values."""
+    flags = {f"--val-frequency {args.val_frequency}"} if "val" in data else set()
+    flags |= {f"--zeroshot-frequency {args.zeroshot_frequency}"} if data.keys() - {"val"} else set()
+    return " and ".join(sorted(flags, reverse=True))
 
 
 def _of_average(prefix: str) -> str:
