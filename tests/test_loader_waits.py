@@ -5,18 +5,16 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from itertools import count
 from multiprocessing import reduction
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from open_clip_fff.host.loader.timeouts import LoaderTimeouts, state
+from tests.programs import run
 from tests.test_short_epochs import MANY, shards
 
 
@@ -169,6 +167,5 @@ with timeouts.LoaderTimeouts(0.02).bounded():
 
 @pytest.mark.slow
 def test_a_process_that_hangs_although_its_workers_are_killed_is_ended():
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", HANGS], cwd=root, capture_output=True, text=True, timeout=120)
+    done = run("-c", HANGS, timeout=120)
     assert done.returncode == 2 and "error: --timeout 0.02: rank 0" in done.stderr, done

@@ -196,16 +196,17 @@ def test_a_tower_that_was_saved_in_half_is_trained_and_loaded_in_full(trainer, b
 
 
 @pytest.mark.slow
-def test_a_tower_that_was_saved_in_half_is_exported_once_its_config_says_float32(trainer, bert_clip, tmp_path, capsys):
+def test_a_tower_that_was_saved_in_half_is_exported_once_its_config_says_float32(
+    trainer, bert_clip, tmp_path, capsys, export_here
+):
     text, config = changed(bert_clip, tmp_path, {"dtype": "bfloat16"}), tmp_path / "tower" / "config.json"
     random_weights(config.parent)
     assert run(trainer, tmp_path, capsys, text, *OURS)[0] == 0
-    argv = [str(trainer.run("x")), "--out", str(tmp_path / "model")]
-    assert export(argv) == 2
+    assert export([str(trainer.run("x")), "--out", str(tmp_path / "model")]) == 2
     said = f'the config.json of hf_model_name {config.parent} says bfloat16: write "dtype": "float32" there'
     assert said in capsys.readouterr().err
     config.write_text(config.read_text().replace("bfloat16", "float32"))
-    assert export(argv) == 0
+    export_here(trainer.run("x"), tmp_path / "model")
 
 
 NO_MORE = "the tower of own has no more, so nothing would be locked; lower it"

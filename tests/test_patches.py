@@ -315,19 +315,15 @@ def test_a_run_killed_while_it_saves_leaves_no_checkpoint(trainer, patched):
 
 @pytest.mark.slow
 def test_the_plug_in_trains_the_same_on_it(trainer, patched, tmp_path):
-    """Bit for bit, in processes as users start them: tars, mining, a sidecar, the latest checkpoint."""
+    """Bit for bit, in a process as users start it: tars, mining, a sidecar, the latest checkpoint."""
     argv = [*trainer.common, "--model-config", str(trainer.config), *trainer.tars, *FFF, "--save-most-recent"]
-    started = {}
-    for name, first in (("plain", []), ("patched", [patched])):
-        path = os.pathsep.join(map(str, [*first, ROOT]))
-        command = [sys.executable, "-m", "open_clip_fff.train", *argv, "--name", name]
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-        where = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        started[name] = subprocess.Popen(command, text=True, **where)
-    printed = {name: process.communicate(timeout=300)[0] for name, process in started.items()}
-    assert [process.returncode for process in started.values()] == [0, 0], printed
-    plain, ours = (trainer.run(name) for name in started)
-    losses = [re.findall(r"Logit Scale.*", trainer.log(name)) for name in started]
+    assert run("-m", "open_clip_fff.train", *argv, "--name", "plain", cwd=tmp_path).returncode == 0
+    command = [sys.executable, "-m", "open_clip_fff.train", *argv, "--name", "patched"]
+    environment = {**os.environ, "PYTHONPATH": f"{patched}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    plain, ours = trainer.run("plain"), trainer.run("patched")
+    losses = [re.findall(r"Logit Scale.*", trainer.log(name)) for name in ("plain", "patched")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
     assert_equal_checkpoints(trainer.checkpoint("plain"), trainer.checkpoint("patched"))
     names = [sorted(path.name for path in (folder / "checkpoints").iterdir()) for folder in (plain, ours)]

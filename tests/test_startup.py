@@ -178,7 +178,19 @@ def test_a_wheel_has_every_command_outside_of_the_clone(tmp_path):
     there = {path.relative_to(ROOT) for path in ours if path.suffix in kinds}
     assert there and all((site / path).exists() for path in there)  # templates and py.typed, too
     env = {**os.environ, "PYTHONPATH": str(site)}
-    for name in COMMANDS:
-        command = [sys.executable, "-m", "open_clip_fff", name, "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=60)
-        assert done.returncode == 0 and "usage: " in done.stdout, (name, done.stderr)
+    code = f"""
+import contextlib, io, runpy, sys
+for name in {list(COMMANDS)}:
+    sys.argv = ["open_clip_fff", name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            runpy.run_module("open_clip_fff", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            assert not end.code and "usage: " in out.getvalue(), name
+        else:
+            raise AssertionError(name)
+assert sys.modules["open_clip_fff"].__file__.startswith({str(site)!r})
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr

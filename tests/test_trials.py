@@ -1,6 +1,8 @@
 """The trainings of the studies and comparisons: what stands in a run's folder already."""
 
 import importlib
+import os
+import subprocess
 
 import pytest
 
@@ -9,6 +11,10 @@ from tests import programs
 
 @pytest.fixture
 def runs(monkeypatch):
+    def forked(command: list[str], **how) -> programs.Started:
+        return programs.Started(command[1:], (os.devnull, os.devnull), how)
+
+    monkeypatch.setattr(subprocess, "Popen", forked)
     monkeypatch.syspath_prepend(programs.ROOT / "scripts")
     return importlib.import_module("digits.runs")
 
