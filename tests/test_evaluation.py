@@ -162,12 +162,10 @@ def test_our_accuracy_is_theirs():
 
 
 @pytest.mark.slow
-def test_a_checkpoint_its_run_and_its_export_share_their_scores(trainer, tmp_path, capsys):
-    from open_clip_fff.export import main as export
-
+def test_a_checkpoint_its_run_and_its_export_share_their_scores(trainer, tmp_path, export_here):
     flags = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions", "--mining-features", "off"]
     assert trainer(*flags, "--name", "run") == 0
-    assert export([str(trainer.run("run")), "--out", str(tmp_path / "model")]) == 0
+    export_here(trainer.run("run"), tmp_path / "model")
     checkpoint = trainer.run("run") / "checkpoints" / "epoch_1.pt"
     given = [trainer.run("run"), checkpoint, tmp_path / "model", f"local-dir:{tmp_path / 'model'}"]
     models = [load_model(str(each)) for each in given]

@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from open_clip_fff.export import main as export
 from open_clip_fff.host.stopping import SIGNALS
 from open_clip_fff.hub.checkpoints import find_checkpoint, newest_first, read_extra, read_weights
 from open_clip_fff.train import main as train
@@ -179,13 +178,13 @@ def stopped(trainer):
     return trainer.run("x") / "checkpoints" / "epoch_1_step_3.pt"
 
 
-def test_it_is_a_checkpoint_like_others(trainer, stopped, tmp_path, capsys):
+def test_it_is_a_checkpoint_like_others(trainer, stopped, tmp_path, capsys, export_here):
     stored = torch.load(stopped, weights_only=True)
     assert (stored["epoch"], stored["step"]) == (1, 3) and find_checkpoint(trainer.run("x")) == stopped
     model = open_clip.create_model("tiny-clip", pretrained=str(stopped))  # OpenCLIP's own
     weights = read_weights(stopped)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
-    assert export([str(trainer.run("x")), "--out", str(tmp_path / "out")]) == 0
+    export_here(trainer.run("x"), tmp_path / "out")
     assert trainer("--method", "clip", "--pretrained", str(stopped), "--name", "tuned") == 0
     # stock OpenCLIP begins the epoch anew, and is told to without a flag of ours
     capsys.readouterr()
