@@ -118,9 +118,9 @@ def test_mining_by_tiles_is_mining(small_tiles, off, more):
 def test_the_same_bits_twice(small_tiles, loss, mining, asked, request):
     """A second time, and with everything that torch knows to vary forbidden."""
     request.addfinalizer(partial(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()))
-    leaves, valid, ids = batch(130, 3, torch.float32)
+    leaves, valid, ids = batch(64, 3, torch.float32)
     given = {"caption_valid": valid, "image_ids": ids}
-    given |= dict(zip(("mining_image_features", "mining_text_features"), features(130, 3, seed=9), strict=True))
+    given |= dict(zip(("mining_image_features", "mining_text_features"), features(64, 3, seed=9), strict=True))
 
     def once() -> list[torch.Tensor]:
         value = Criterion(LOSSES[loss](impl="tiled"), mining)(*leaves, **given)
@@ -209,26 +209,31 @@ WEIGHTED = partial(MINED, positive_weight="per-anchor", mined_weight=0.5)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "k", "d"),
-    [(MINED, 5, 512), (WEIGHTED, 2, 64), (MultiPositiveSoftmaxLoss, 2, 64)],
+    [(MINED, 5, 128), (WEIGHTED, 2, 64), (MultiPositiveSoftmaxLoss, 2, 64)],
     ids=["mining", "weights", "softmax"],
 )
 def test_bytes(loss, k, d):
-    """At most 5 % of the dense ones at N = 4096, and linear in N."""
-    dense = taken(loss(impl="dense"), 4096, k, d)
+    """At most 1 % of the dense ones at N = 4096, which are four times those at 2048, and linear in N.
+
+    (At 512 wide, where the features' own bytes count for more, 2.8 %.)
+    """
+    dense = taken(loss(impl="dense"), 2048, k, d)
     sizes = {n: taken(loss(impl="tiled"), n, k, d) for n in (1024, 2048, 4096)}
     print(f"dense {dense}, tiled {sizes}")
-    assert dense[0] > 4096**2 * k * 4  # the count counts
+    assert dense[0] > 2048**2 * k * 4  # the count counts
     gradients = 4096 * (1 + k) * d * 4
     for ours, theirs in zip(sizes[4096], dense, strict=True):
-        assert ours - gradients <= 0.05 * (theirs - gradients)
+        assert ours - gradients <= 0.01 * 4 * (theirs - gradients)
     for at in (0, 1):
         steps = [sizes[2 * n][at] - sizes[n][at] for n in (1024, 2048)]
         assert steps[1] <= 2.2 * max(steps[0], 2**20)
 
 
 @pytest.mark.slow
-def test_a_guarded_miner_holds_less_than_a_byte_of_a_pair():
-    n, k = 4096, 5
+def test_a_guarded_miner_holds_less_than_a_byte_of_a_pair(monkeypatch):
+    for module, area in ((logit_tiles, 2**16), (assignment_tiles, 2**17)):  # a quarter, for a quarter of the pairs
+        monkeypatch.setattr(module, "AREA", PerDevice(area, area))
+    n, k = 2048, 5
     image, text = features(n, k, 32, torch.float32)
     criterion = Criterion(FFFLoss(), MiningConfig(0.5, None, None, None, warmup=1, guarded=True, cap=50), online=True)
     criterion.assignment(image, text)
