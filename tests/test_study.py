@@ -37,7 +37,7 @@ def photos() -> list[dict]:
             "label": label,
             "class": name,
         }
-        for _ in range(40)
+        for _ in range(20)
         for label, name in enumerate(NAMES)
     ]
 
