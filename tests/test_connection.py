@@ -144,7 +144,9 @@ def test_what_cannot_score_is_refused_in_one_line(matching_folders, tmp_path, te
     assert f"--discriminator blip:{captioner}: no image-text matching head" in line and "train-discriminator" in line
     assert "its config.json says blip-2, not blip" in refused(f"blip:{matching_folders['blip2']}")
     assert "its config.json says blip, not blip-2" in refused(f"blip2:{matching_folders['blip']}")
-    assert "cannot be loaded" in refused("blip:Salesforce/no-such-model") and "cannot be loaded" in refused("nowhere")
+    assert "cannot be loaded" in refused(
+        "blip:Salesforce/no-such-model"
+    ) and "there is no folder of that name" in refused("nowhere")
     assert "name the model, blip:NAME" in refused("blip") and "name the model, blip2:NAME" in refused("blip2:")
     assert "no discriminator is called 'bilp'; there are: blip, blip2, " in refused("bilp:x")  # and other tests'
     cosines = {"positive": 0.3, "negative": 0.1}

@@ -89,6 +89,7 @@ def test_it_begins_at_its_epoch_and_goes_through_the_gate(trainer, classed, teac
     for line in (
         "--discriminator-start 1: the last epoch is 0, so it will never be asked.",
         "--smoothing-start 1: the last epoch is 0, so no target will be smoothed.",
+        "and the run has one epoch, so none will be grouped. (--group-features stored groups from the first one on.)",
     ):
         assert trainer.log("never").count(line) == 1 and line not in trainer.log("late")
     mining = ["--mining-features", "frozen", "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]

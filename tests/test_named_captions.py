@@ -43,7 +43,7 @@ def test_captions_that_are_not_there_are_refused(program, tmp_path):
     ):
         code, printed = program(*argv)
         assert code == 2 and line in printed.err and len(printed.err.splitlines()) == 1, printed
-    assert "--model nowhere: cannot be loaded" in program("--json-text-key", "captions")[1].err
+    assert "--model nowhere: there is no folder of that name" in program("--json-text-key", "captions")[1].err
 
 
 def test_captions_that_are_there_in_part_are_told(program, shards, tmp_path, caplog):

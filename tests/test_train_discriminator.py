@@ -350,10 +350,12 @@ def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
         assert f"--out {place}: cannot be written" in refused(*whole, "--out", place)
     hardest = ["--itm-negatives", "hardest"]
     assert "--hard-negatives: is of sampled ones" in refused(*whole, *hardest, "--hard-negatives", "0.9")
-    assert "--discriminator blip:nowhere: cannot be" in refused(*whole, *hardest, "--discriminator", "blip:nowhere")
+    assert "--discriminator blip:nowhere: there is no folder" in refused(
+        *whole, *hardest, "--discriminator", "blip:nowhere"
+    )
     assert "--tokenizer: goes with --from-config" in refused(*whole, "--tokenizer", "x")
     assert "--device nothing: " in refused(*whole, "--device", "nothing")
-    assert "--model nowhere: cannot be loaded" in refused(*whole, "--model", "nowhere")
+    assert "--model nowhere: there is no folder of that name" in refused(*whole, "--model", "nowhere")
     assert "--held-out 0.0001: keeps 0 of 64 images" in refused(*whole, "--held-out", "0.0001")
     assert "04.tar does not exist (1 of 2)" in refused(*whole, "--train-data", shards / "{03..04}.tar")
     (tmp_path / "no.tar").write_text("no tar")

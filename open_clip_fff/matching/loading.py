@@ -3,7 +3,12 @@
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.matching.blip import Blip, Blip2
 from open_clip_fff.matching.model import MatchingModel
-from open_clip_fff.models.transformers_weights import absent_weights, load_tokenizer, silenced_transformers
+from open_clip_fff.models.transformers_weights import (
+    absent_weights,
+    cannot_be_loaded,
+    load_tokenizer,
+    silenced_transformers,
+)
 
 # by the model type in config.json: our wrapper, and transformers' class with a matching head
 MATCHING_MODELS: dict[str, tuple[type[MatchingModel], str]] = {
@@ -26,7 +31,7 @@ def load_matching(name: str, flag: str, cache_dir: str | None = None, kind: str 
 
     options = {"cache_dir": cache_dir, "trust_remote_code": False}
     # whatever the cause, the user can only choose another model
-    with as_mistake(f"{flag}: cannot be loaded", Exception, fix=FIX), silenced_transformers():
+    with as_mistake(f"{flag}: {cannot_be_loaded(name)}", Exception, fix=FIX), silenced_transformers():
         config = transformers.AutoConfig.from_pretrained(name, **options)
         known = MATCHING_MODELS.get(config.model_type)
         if known is None or kind not in (None, known[0].kind):

@@ -12,7 +12,12 @@ from torch import Tensor
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.models.text_design import TextDesign
-from open_clip_fff.models.transformers_weights import absent_weights, load_tokenizer, silenced_transformers
+from open_clip_fff.models.transformers_weights import (
+    absent_weights,
+    cannot_be_loaded,
+    load_tokenizer,
+    silenced_transformers,
+)
 from open_clip_fff.models.unpadded_text import UnpaddedText
 from open_clip_fff.numerics import full_precision, no_autocast
 
@@ -110,8 +115,8 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
     from transformers import AutoModel
 
     options: dict[str, Any] = {"cache_dir": cache_dir}
-    where = "" if Path(name).exists() else "there is no folder of that name, and from the hub it "
-    what, fix = f"--mining-model {name}: {where}cannot be loaded as a sentence model", "name another model, or a folder"
+    what = f"--mining-model {name}: {cannot_be_loaded(name)} as a sentence model"
+    fix = "name another model, or a folder"
     with as_mistake(what, Exception, fix=fix), silenced_transformers():  # of many types, with one remedy for all
         layout = _layout(name, cache_dir)
         options |= {"subfolder": layout.weights} if layout.weights else {}

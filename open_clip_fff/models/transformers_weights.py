@@ -2,12 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
 def absent_weights(model: Any, info: Mapping[str, Any]) -> list[str]:
     """The names of a model's weights that its files lack, which are random; `info` is `output_loading_info`'s."""
     return sorted(set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
+
+
+def cannot_be_loaded(name: str) -> str:
+    """An error's words on a folder, or a name of the hub."""
+    return f"{'' if Path(name).exists() else 'there is no folder of that name, and from the hub it '}cannot be loaded"
 
 
 def load_tokenizer(name: str, **options: Any) -> Any:

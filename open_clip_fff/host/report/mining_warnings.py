@@ -98,4 +98,9 @@ def never_reached(plan: Plan, steps: int, epochs: int) -> list[str]:
         warnings.append(f"--discriminator-start {connection.start}: {last}, so it will never be asked.")
     if plan.loss.name == "s-itc" and smoothing.alpha and smoothing.start >= epochs:
         warnings.append(f"--smoothing-start {smoothing.start}: {last}, so no target will be smoothed.")
+    if plan.grouping is not None and plan.grouping.source == "bank" and epochs == 1:
+        warnings.append(
+            "--batch-hooks grit: mini-batches are grouped by features of the epoch before, and the run has one epoch, "
+            "so none will be grouped. (--group-features stored groups from the first one on.)"
+        )
     return warnings

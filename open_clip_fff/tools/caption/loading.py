@@ -10,6 +10,7 @@ from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.matching.loading import FIX
 from open_clip_fff.models.transformers_weights import (
     absent_weights,
+    cannot_be_loaded,
     check_vocabulary,
     load_tokenizer,
     silenced_transformers,
@@ -24,7 +25,7 @@ def configuration(name: str) -> Any:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
-    with as_mistake(f"--model {name}: cannot be loaded", Exception, fix=FIX), silenced_transformers():
+    with as_mistake(f"--model {name}: {cannot_be_loaded(name)}", Exception, fix=FIX), silenced_transformers():
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type not in KNOWN:
         raise UsageError(
