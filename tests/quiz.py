@@ -2,22 +2,12 @@
 
 import json
 import re
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
-import open_clip
 import pytest
-import torch
 
 from open_clip_fff.cli import main
-from open_clip_fff.hub.description import describe_named
-from open_clip_fff.hub.folder import write_hub_folder
-from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
-from open_clip_fff.models.fusion import Fusion, FusionSizes
-from open_clip_fff.models.tower_tokens import TowerTokens
-from scripts.digits.questions import write_questions
-from tests.conftest import open_clip_loads
+from scripts.digits.questions import write_questions, write_start
 
 SMALL = ["--batch-size", "8", "--workers", "0", "--lr", "1e-3", "--min-crop", "1"]
 
@@ -32,13 +22,7 @@ def quiz(tmp_path_factory) -> Path:
 
 def make_fused(name: str, out: Path) -> Path:
     """An exported model with a fusion model, as training writes it, but for its random weights."""
-    torch.manual_seed(0)
-    towers = open_clip.create_model(name, pretrained_hf=False)
-    network = Fusion(FusionSizes(layers=1, width=32, image_width=32, text_width=TowerTokens(towers).text_width))
-    saved = SavedFusion(asdict(network.sizes), network.state_dict())
-    description = describe_named(name, towers.state_dict())
-    write_hub_folder(description, towers.state_dict(), out, open_clip_loads, write_more=partial(write_fusion, saved))
-    return out
+    return write_start(name, out, layers=1, width=32)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@
     {train,val,test}-questions.json, {train,val,test}-annotations.json    VQAv2: "which digit is top left?"
     pairs/{train,val,test}-*-img{0,1}.png, {train,val,test}.json     NLVR2: "both images show a seven"
     captions/*.tar    the training squares with a caption each, to train towers and fusion model on
+    start/            towers and a fusion model with random weights, to start from without that training
 
 A digit of one split is in no other. Half of NLVR2's sentences are true; of the false ones half show it once.
 """
@@ -15,12 +16,23 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import open_clip
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch import nn
 
+from open_clip_fff.hub.description import describe_named
+from open_clip_fff.hub.folder import write_hub_folder
+from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
+from open_clip_fff.hub.loading import add_architectures
+from open_clip_fff.models.fusion import Fusion, FusionSizes
+from open_clip_fff.models.tower_tokens import TowerTokens
 from open_clip_fff.tools.shards.tars import tar_writer
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -28,6 +40,7 @@ PLACES = ("top left", "top right", "bottom left", "bottom right")
 SPLITS = {"train": (0, 1200), "val": (1200, 1450), "test": (1450, 1797)}  # of the 1,797 digits
 PEOPLE = 10  # who answer a question
 SHARDS = 4
+SQUARES = Path(__file__).parent / "squares-clip.json"  # towers for the squares, a digit a patch
 
 
 def write_questions(
@@ -115,6 +128,31 @@ def _write_captions(out: Path, squares: Sequence[tuple[np.ndarray, np.ndarray]])
                 tar.write({"__key__": f"{number:06d}", "png": image.getvalue(), "txt": named.encode()})
 
 
+def write_start(name: str, out: Path, layers: int, width: int, std: float | None = None, seed: int = 0) -> Path:
+    """Writes towers of OpenCLIP's `name` and a fusion model of so many layers to `out`, as export does.
+
+    With `std` it is the standard deviation of the word embedding (if it is OpenCLIP's) and of the fusion model's
+    matrices.
+    """
+    torch.manual_seed(seed)
+    towers = open_clip.create_model(name, pretrained_hf=False)
+    tokens = TowerTokens(towers)
+    network = Fusion(FusionSizes(layers, width, image_width=tokens.image_width, text_width=tokens.text_width))
+    if std is not None:
+        matrices = [module.weight for module in network.modules() if isinstance(module, nn.Linear)]
+        for weight in [towers.token_embedding.weight, *matrices]:
+            nn.init.normal_(weight, std=std)
+    saved = SavedFusion(asdict(network.sizes), network.state_dict())
+    description = describe_named(name, towers.state_dict())
+    write_hub_folder(description, towers.state_dict(), out, _loads, write_more=partial(write_fusion, saved))
+    return out
+
+
+def _loads(folder: Path) -> None:
+    """Stock OpenCLIP makes a model of the folder, with its weights."""
+    open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     sizes, pairs = ({"train": count, "val": count // 10, "test": count // 10} for count in (args.squares, args.pairs))
     write_questions(args.out, sizes, pairs, args.seed, captions=True)
+    add_architectures([str(SQUARES)])
+    write_start(SQUARES.stem, args.out / "start", layers=2, width=64, std=0.1, seed=args.seed)
     return 0
 
 
