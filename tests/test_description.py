@@ -130,6 +130,9 @@ def test_open_clips_own_losses_are_chosen_as_it_chooses():
     }
     for name, (upstream, argv) in stock.items():
         assert words(*argv, upstream=upstream)["loss"].startswith(f"OpenCLIP's {name}")
+    for teacher, named in (("a", "a, b"), ("local-dir:a", "local-dir:a")):  # the latter brings its weights
+        told = words(upstream=Upstream(distill_model=teacher, distill_pretrained="b"))["loss"]
+        assert told.endswith(f"that of a teacher, {named}")
     assert "method" not in words() and "logits" not in words()
 
 

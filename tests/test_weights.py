@@ -19,6 +19,7 @@ from tests.conftest import TINY, Trainer
 
 MANY = ["--captions-per-image", "4", "--json-text-key", "captions"]
 SIGMOID = ["--method", "fff", "--mining-features", "off", *MANY]
+DISTILLED = ["--method", "clip", "--distill-model", "tiny-clip", "--distill-pretrained"]
 STILL = ["--lr", "0", "--wd", "0"]  # what was loaded is what is saved
 
 
@@ -87,15 +88,15 @@ def test_weights_without_a_bias_start_the_sigmoid_whose_bias_is_measured(trainer
     assert "holds no" not in trainer.log("zero") and trainer.checkpoint("zero")["state_dict"]["logit_bias"] == 0
 
 
-def test_a_teacher_may_have_a_bias(trainer, biased, tmp_path, export_here):
-    teacher = ["--distill-model", "tiny-clip", "--distill-pretrained", str(biased)]
-    assert trainer("--method", "clip", *teacher, "--name", "file") == 0
+def test_a_teacher_may_have_a_bias(trainer, biased, tmp_path, export_here, capsys):
+    assert trainer(*DISTILLED, str(biased), "--name", "file") == 0
     assert f"--distill-pretrained {biased}: left out logit_bias" in trainer.log("file")
     # a folder's description gives the teacher its bias, of which OpenCLIP's loss knows nothing
     export_here(biased, tmp_path / "model")
     folder = ["--distill-model", f"local-dir:{tmp_path / 'model'}", "--distill-pretrained", "its own"]
     assert trainer("--method", "clip", *folder, "--name", "folder") == 0
     assert "The teacher's logit_bias is left out" in trainer.log("folder")
+    assert f"--distill-pretrained its own is not read: --distill-model {folder[1]} has" in capsys.readouterr().out
     losses = [re.findall(r"Distill_loss: ([\d.]+)", trainer.log(name)) for name in ("file", "folder")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
@@ -390,8 +391,7 @@ def test_all_that_loads_a_tag_warns_once(trainer, runs, monkeypatch, capsys, rec
     warned("--discriminator open_clip:tiny-clip/quick")
     assert trainer("--method", "clip", "--pretrained", "quick", "--name", "model") == 0
     warned("--model tiny-clip --pretrained quick")
-    teacher = ["--distill-model", "tiny-clip", "--distill-pretrained", "quick"]
-    assert trainer("--method", "clip", *teacher, "--name", "teacher") == 0
+    assert trainer(*DISTILLED, "quick", "--name", "teacher") == 0
     warned("--distill-model tiny-clip --distill-pretrained quick")
     assert not [each for each in recwarn if "QuickGELU" in str(each.message)]
     assert stock(trainer, "--pretrained", "quick", "--name", "stock") == 0  # OpenCLIP's own comes, too

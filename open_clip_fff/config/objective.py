@@ -262,8 +262,9 @@ def _stock_words(upstream: Upstream, siglip: bool) -> str:
     """OpenCLIP's own losses."""
     name = upstream.stock_loss(siglip)
     if name == "distill":
-        teacher = codes((upstream.distill_model or "", upstream.distill_pretrained or ""))
-        return f"OpenCLIP's DistillClipLoss, CLIP's softmax ({CLIP}) and that of a teacher, {teacher}"
+        teacher, weights = upstream.distill_model or "", upstream.distill_pretrained or ""
+        named = (teacher,) if ":" in teacher else (teacher, weights)  # such a name has its own weights
+        return f"OpenCLIP's DistillClipLoss, CLIP's softmax ({CLIP}) and that of a teacher, {codes(named)}"
     return {
         "clip": f"OpenCLIP's ClipLoss, CLIP's softmax ({CLIP}), one positive per image",
         "siglip": f"OpenCLIP's SigLipLoss, SigLIP's sigmoid ({SIGLIP}), one positive per image",

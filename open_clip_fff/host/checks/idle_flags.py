@@ -43,8 +43,13 @@ def idle_flag_notes(args: argparse.Namespace) -> list[str]:
     if args.batch_size * args.accum_freq * args.world_size == 1:
         alone = "in a global batch of one image it meets no caption of another, so a contrastive loss has no negatives"
         notes.append(f"warning: --batch-size 1: {alone}; raise it")
-    if args.pretrained and parse_model_name(args.model)[0] is not None:
-        notes.append(f"warning: --pretrained {args.pretrained} is not read: --model {args.model} has its own weights")
+    for role, model, weights in (
+        ("", args.model, args.pretrained),
+        ("distill-", args.distill_model, args.distill_pretrained),
+    ):
+        if model and weights and parse_model_name(model)[0] is not None:
+            own = f"--{role}model {model} has its own weights"
+            notes.append(f"warning: --{role}pretrained {weights} is not read: {own}")
     return notes + _idle(flags)
 
 
