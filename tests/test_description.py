@@ -136,6 +136,13 @@ def test_open_clips_own_losses_are_chosen_as_it_chooses():
     assert "method" not in words() and "logits" not in words()
 
 
+def test_pairs_that_were_missed_may_be_ambiguous():
+    rates = {"rate": 0.0, "ambiguous": 1.0, "missed": 1.0}
+    stats = run_facts.SavedStats(seen={f"train/false_negatives_{name}": share for name, share in rates.items()})
+    (said,) = stats.sentences(plan())
+    assert said.endswith("100.0% were ambiguous, 100.0% of the pairs of one class were not called matches.")
+
+
 def test_captions():
     def told(*argv: str, **more) -> str:
         return words("--loss", "fff", *argv, **more)["captions"]

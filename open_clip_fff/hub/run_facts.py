@@ -24,7 +24,7 @@ _MORE = {
     "ambiguous": "were ambiguous",
     "true": "were of one class",
     "right": "of the matches were",
-    "missed": "of the pairs of one class were called no match",
+    "missed": "of the pairs of one class were not called matches",
     "unscored": "of all hardest negatives were below the gate and not scored",
 }
 
