@@ -31,6 +31,14 @@ def test_distillation(trainer, teacher):
     assert trainer(*argv, "--method", "clip", "--name", "x") == 0
 
 
+@pytest.mark.parametrize("flag", ["--model", "--distill-model"])
+def test_a_path_is_no_name(trainer, tmp_path, capsys, flag):
+    teacher = ["--distill-model", "tiny-clip", "--distill-pretrained", "x"]
+    for name, called in ((tmp_path, tmp_path), ("tiny/clips", "tiny-clips")):
+        assert trainer("--method", "clip", *teacher, flag, str(name)) == 2
+        assert f"error: {flag} {called}: no such architecture (" in capsys.readouterr().err
+
+
 def test_loading(weights):
     words = open_clip.get_tokenizer("tiny-bert-clip")(["a red square"])
     for model in (load_model(f"tiny-bert/clip,{weights}"), load_frozen(FrozenSource("tiny-bert/clip", weights))):

@@ -1,6 +1,7 @@
 """OpenCLIP's own parser, and training's help."""
 
 import argparse
+import os
 
 import open_clip_train.params as oc_params
 
@@ -42,7 +43,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
     for name in _GONE:
         vars(args).setdefault(name, False)
     for name in ("model", "distill_model"):  # OpenCLIP finds models, but not tokenizers, by the form ViT-B/32
-        if (model := getattr(args, name)) and ":" not in model:
+        if (model := getattr(args, name)) and ":" not in model and not os.path.isabs(model):
             setattr(args, name, model.replace("/", "-"))
     return args, made[0]
 

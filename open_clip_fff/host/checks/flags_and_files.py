@@ -46,30 +46,32 @@ def check_host(args: argparse.Namespace, plan: Plan) -> list[str]:
 
 def text_design(args: argparse.Namespace) -> TextDesign | None:
     """The design of --model's text tower; None if only the built model shows it."""
-    config = _model_config(args)
+    config = _model_config("--model", args.model)
     return None if config is None else design_of_config(config)
 
 
-def _model_config(args: argparse.Namespace) -> dict | None:
-    """The architecture of --model; None for one on the hub, which is looked up when the model is made."""
-    schema, name = open_clip.factory.parse_model_name(args.model)
+def _model_config(flag: str, model: str) -> dict | None:
+    """The architecture that a flag names; None for one on the hub, which is looked up when the model is made."""
+    schema, name = open_clip.factory.parse_model_name(model)
     if schema == "hf-hub":
         return None
     if schema is not None:
         if not (Path(name) / CONFIG_NAME).is_file():
-            raise UsageError(f"--model {args.model}: no {CONFIG_NAME} in {name}")
-        return open_clip.get_model_config(args.model)
+            raise UsageError(f"{flag} {model}: no {CONFIG_NAME} in {name}")
+        return open_clip.get_model_config(model)
     if (config := open_clip.get_model_config(name.replace("/", "-"))) is None:
         close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
         hint = f"did you mean {', '.join(close)}" if close else "open_clip.list_models() names them"
-        raise UsageError(f"--model {name}: no such architecture ({hint}); your own comes with --model-config")
+        raise UsageError(f"{flag} {name}: no such architecture ({hint}); your own comes with --model-config")
     return config
 
 
 def _check_model(args: argparse.Namespace, plan: Plan) -> list[str]:
     for name in filter(None, (args.model, args.distill_model)):
         check_text_files(name)
-    config = _model_config(args)
+    if args.distill_model:
+        _model_config("--distill-model", args.distill_model)
+    config = _model_config("--model", args.model)
     if config is None:
         return []
     notes = check_towers(args, config, bool(plan.given))
