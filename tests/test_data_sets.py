@@ -1,5 +1,7 @@
 """Several data sets at once, `A::B`, as img2dataset writes them: their shards and keys have the same names."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,7 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_clip_fff import UsageError, sample_id
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import parquets
+from open_clip_fff.data.preview import preview_sets
+from open_clip_fff.data.preview_text import check_previews, preview_lines
 from tests import recorder
 from tests.conftest import colour_image, write_tar
 
@@ -69,6 +74,25 @@ def test_each_data_set_has_the_captions_of_its_own_folder(trainer, tmp_path, cap
         error = capsys.readouterr().err
         assert why in error and error.startswith("open_clip_fff.train: error: --caption-sidecar"), error
     assert not trainer.run("y").exists()
+
+
+def test_a_data_set_may_have_no_sidecars(tmp_path):
+    two_sets(tmp_path)
+    for number in "12":
+        shutil.copy(tmp_path / "a" / "00000.tar", tmp_path / "a" / f"0000{number}.tar")
+    beside(tmp_path / "captions", tmp_path / "a", "a")
+    (tmp_path / "captions" / "00000.parquet").unlink()
+    (tmp_path / "none").mkdir()
+    shards = f"{tmp_path}/a/{{00000..00002}}.tar::{tmp_path}/b/00000.tar"
+    captions = CaptionSettings(sidecar=f"{tmp_path}/captions::{tmp_path}/none", shards=shards)
+    previews = preview_sets(shards, captions)
+    check_previews(previews, captions)
+    assert [preview.rows_with["sidecar:captions"] for preview in previews] == [ROWS, 0]
+    assert [preview.name[-11:] for preview in previews] == ["a/00001.tar", "b/00000.tar"]
+    assert "  ! --sidecar-text-key captions: none in this data set; " in "\n".join(preview_lines(previews, captions))
+    captions = dataclasses.replace(captions, text_keys=())
+    with pytest.raises(UsageError, match=r"b/00000.tar has a caption in sidecar:captions; \S*/none/00000.parquet"):
+        check_previews(preview_sets(shards, captions), captions)
 
 
 def test_equal_stems_within_a_data_set_are_refused(trainer, tmp_path, capsys):

@@ -14,6 +14,7 @@ from open_clip_fff.data.features import FeatureReader, MissingFeatures
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.images import FILE_FORMATS, FORMATS
 from open_clip_fff.data.shards import as_usage_errors, image_bytes, links_note, read_samples, unreadable_reason
+from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.data.sources import CaptionReader, cell_text, fields_or_none, texts_in
 from open_clip_fff.data.table_columns import LOCAL_URL, read_table
 from open_clip_fff.errors import UsageError, printable
@@ -119,10 +120,16 @@ class Preview:
 def preview_sets(
     shards: str, captions: CaptionSettings, features: FeatureReader | None = None, **more: Any
 ) -> list[Preview]:
-    """Previews the first shard with a sample of each data set of `A::B`; arguments, errors as of `preview_shard`."""
+    """Previews the first shard with a sample of each data set of `A::B`; shards that sidecars have come first.
+
+    Arguments and errors are those of `preview_shard`.
+    """
     sets, previews = data_sets(shards), []
+    sidecars = _sidecars(CaptionReader(captions), features)
     for urls in sets:
-        for url in urls[:TRIED]:
+        missing = {path for sidecar in sidecars for path in sidecar.missing(urls)}
+        joined = sorted(urls, key=lambda url: any(sidecar.path(url) in missing for sidecar in sidecars))
+        for url in joined[:TRIED]:
             preview = preview_shard(url, captions, features, max(ROW_LIMIT // len(sets), SHOWN), **more)
             if preview.rows:
                 break
@@ -152,7 +159,7 @@ def preview_shard(
     preview, reader = Preview(name=url.rsplit("/", 1)[-1], data_flag=data_flag), CaptionReader(captions)
     keys: dict[str, None] = {}
     images: list[bytes] = []
-    sidecars = [x for x in (reader.sidecar, None if features is None else features.sidecar) if x is not None]
+    sidecars = _sidecars(reader, features)
     for sidecar in sidecars:
         preview.notes += sidecar.check(url)
     for sample in as_usage_errors(read_samples([url], limit), f"{data_flag}: {url}"):
@@ -170,9 +177,14 @@ def preview_shard(
             break
     preview.links = links_note(url)
     for sidecar in sidecars if keys else []:
-        sidecar.check_join(url, keys)
+        if not sidecar.missing([url]):
+            sidecar.check_join(url, keys)
     _check_images(f"{data_flag}: {url}", images)
     return preview
+
+
+def _sidecars(captions: CaptionReader, features: FeatureReader | None) -> list[Sidecar]:
+    return [x for x in (captions.sidecar, None if features is None else features.sidecar) if x is not None]
 
 
 def preview_csv(

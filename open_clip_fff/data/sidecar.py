@@ -89,12 +89,15 @@ class Sidecar:
     def check(self, url: str) -> list[str]:
         """Checks a shard's sidecar; a line for each column that was given without the spaces around its name.
 
-        Raises UsageError if it cannot be read, lacks a column, or has one of another type.
+        Raises UsageError if it cannot be read, lacks a column, or has one of another type; if it is missing, only where
+        its folder or the parquets of all shards are missing.
         """
         import pyarrow.parquet as pq
 
         path = self.path(url)
         if not path.exists():
+            if path.parent.is_dir() and any(other.exists() for other in self._paths.values()):
+                return []
             one = "; open-clip-fff pack --captions joins one table to all shards" * (self.flag == "--caption-sidecar")
             raise UsageError(f"{self.flag}: {path} does not exist; each shard has a parquet of its own stem there{one}")
         try:
