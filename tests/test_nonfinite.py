@@ -41,21 +41,33 @@ def test_a_step_that_is_left_out_touches_nothing(trainer, monkeypatch, accum):
     assert not_finite(extra["miner"]["rate"]) is None
 
 
-def test_moments_do_not_decay():
+def test_moments_do_not_decay_and_stay_finite():
     parameter = torch.nn.Parameter(torch.ones(4))
     optimizer, guard = torch.optim.AdamW([parameter], lr=0.1), StepGuard("stop")
     guard.watch(optimizer)
     parameter.grad = torch.ones(4)
     optimizer.step()
     weights, moments = parameter.detach().clone(), {k: v.clone() for k, v in optimizer.state[parameter].items()}
-    for bad in (torch.nan, torch.inf, -torch.inf):
+    for bad in (torch.nan, torch.inf, -torch.inf, 2e19):  # Adam keeps squares
         parameter.grad = torch.tensor([1.0, 1.0, bad, 1.0])
         optimizer.step()
         assert guard.left_out and torch.equal(parameter, weights)
         assert all(torch.equal(optimizer.state[parameter][name], value) for name, value in moments.items())
-    parameter.grad = torch.full((4,), 3e38)  # the largest is finite, though their norm is not
+    parameter.grad = torch.full((4,), 1.8e19)  # each square is finite, though their sum is not
     optimizer.step()
-    assert not guard.left_out and guard.take_counts() == (3, 0) and guard.take_counts() == (0, 0)
+    assert not guard.left_out and guard.take_counts() == (4, 0) and guard.take_counts() == (0, 0)
+    assert optimizer.state[parameter]["exp_avg_sq"].isfinite().all()
+
+
+def test_squares_are_of_each_weights_own_type():
+    """Float16 overflows at 256 squared, also beside weights in float32."""
+    half, single = (torch.nn.Parameter(torch.ones(2, dtype=kind)) for kind in (torch.float16, torch.float32))
+    optimizer, guard = torch.optim.AdamW([half, single]), StepGuard("skip")
+    guard.watch(optimizer)
+    for of_half, of_single, bad in ((200.0, 1e4, False), (300.0, 1.0, True)):
+        half.grad, single.grad = torch.full_like(half, of_half), torch.full_like(single, of_single)
+        optimizer.step()
+        assert guard.left_out == bad
 
 
 @pytest.mark.parametrize("flags", [FFF, ["--method", "clip", "--lr", "1e30"]], ids=["fff", "clip"])

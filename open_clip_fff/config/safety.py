@@ -23,8 +23,8 @@ class SafetySettings(Settings):
     on_nonfinite: str = setting(
         "on_nonfinite",
         STOP,
-        "a step whose gradient is not finite is left out; stop: the run ends after "
-        f"{IN_A_ROW} of them in a row, or {SCALER_IN_A_ROW} that GradScaler leaves out; skip: never",
+        "a step whose gradient, or the square that Adam keeps of it, is not finite is left out; stop: the run ends "
+        f"after {IN_A_ROW} of them in a row, or {SCALER_IN_A_ROW} that GradScaler leaves out; skip: never",
         choices=(STOP, SKIP),
     )
     max_pixels: int = setting(

@@ -18,7 +18,7 @@ MAX_WARNINGS = 3  # lines of single steps in an epoch; counts go on
 
 
 class StepGuard:
-    """Leaves out the steps whose gradient is not finite.
+    """Leaves out the steps whose gradient, or a square of it, is not finite: of squares Adam's moments consist.
 
     A step that is left out changes nothing: its gradients become None, which the optimizer skips (zeros would still
     decay Adam's moments), and `RunState.after_step` is not called. The policy `stop` ends the run after IN_A_ROW such
@@ -59,9 +59,9 @@ class StepGuard:
         self._tried, self._unscaled_row = self._tried + 1, 0
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # One host sync. Squares may overflow where all gradients are finite; the max norm decides then, but is slow on
+        # One host sync. The sum of squares may overflow where each is finite; the max norm decides then, but is slow on
         # a CPU.
-        self.left_out = not _finite_norm(gradients, 2.0) and not _finite_norm(gradients, torch.inf)
+        self.left_out = not _finite_squares(gradients, 2.0) and not _finite_squares(gradients, torch.inf)
         if not self.left_out:
             self._row = 0
             return
@@ -78,8 +78,12 @@ class StepGuard:
             logging.warning(f"A step is left out: its gradient is not finite ({self._row} in a row){more}.")
 
 
-def _finite_norm(gradients: list[torch.Tensor], order: float) -> bool:
-    return bool(whole(torch.nn.utils.get_total_norm(gradients, order)).isfinite())
+def _finite_squares(gradients: list[torch.Tensor], order: float) -> bool:
+    """Whether the square of the gradients' norm is finite in each of their types, which the moments have, too."""
+    types = dict.fromkeys(gradient.dtype for gradient in gradients)
+    of_types = ([gradient for gradient in gradients if gradient.dtype == each] for each in types)
+    norms = [whole(torch.nn.utils.get_total_norm(each, order)) for each in of_types]
+    return not norms or bool(torch.stack([norm.square() for norm in norms]).isfinite().all())
 
 
 def left_out_line(skipped: int, unscaled: int) -> str:
