@@ -75,6 +75,17 @@ def broken(kind: str, folder, made) -> str:
         stored["state_dict"]["visual.proj"][0, 0] = torch.nan
         torch.save(stored, path)
         return "its weight visual.proj is not finite"
+    if kind == "zeros":
+        path.write_bytes(bytes(2000))
+        return "the file begins with zeros"
+    if kind in DAMAGED:
+        keys, value, says = DAMAGED[kind]
+        inner = stored
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        torch.save(stored, path)
+        return says
     if kind == "extra state cut short":
         (folder / "epoch_2.extra").write_bytes((folder / "epoch_2.extra").read_bytes()[:5000])
         return "epoch_2.extra cannot be read (the file is cut short)"
@@ -86,10 +97,21 @@ def broken(kind: str, folder, made) -> str:
     return "no weights of a model"
 
 
-KINDS = ["truncated", "empty", "html", "another method's", "stock's", "NaN", "list", "tensor", "no optimizer"]
+MOMENT = ("optimizer", "state", 1, "exp_avg")
+NO_STATE = "holds weights and no optimizer's state"
+DAMAGED = {
+    "NaN among moments": (MOMENT, torch.tensor(torch.nan), "its optimizer's exp_avg of parameter 1 is not finite"),
+    "moment of another shape": (MOMENT, torch.zeros(3, 5), "its optimizer's exp_avg of parameter 1 is of shape [3, 5]"),
+    "optimizer is a list": (("optimizer",), [1], NO_STATE),
+    "optimizer is None": (("optimizer",), None, NO_STATE),
+    "optimizer without state": (("optimizer",), {"param_groups": []}, NO_STATE),
+    "epoch is text": (("epoch",), "two", "its epoch is 'two', and no whole number"),
+    "epoch is negative": (("epoch",), -1, "its epoch is '-1', and no whole number"),
+}
+KINDS = ["truncated", "empty", "html", "another method's", "stock's", "NaN", "list", "tensor", "no optimizer", "zeros"]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "extra state cut short"])
+@pytest.mark.parametrize("kind", [*KINDS, *DAMAGED, "extra state cut short"])
 def test_what_is_no_checkpoint_names_the_newest_whole_one(trainer, run, made, capsys, kind):
     says = broken(kind, run, made)
     capsys.readouterr()

@@ -3,13 +3,18 @@
 import re
 from argparse import Namespace
 
+import open_clip_train.main as oc_main
 import pytest
 import torch
 
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.config.safety import IN_A_ROW, SCALER_IN_A_ROW
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checkpoints.extra_state import extra_state
+from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint
 from open_clip_fff.host.nonfinite import StepGuard, not_finite
+from open_clip_fff.host.optimizer import optimizer_seams
+from open_clip_fff.host.state import RunState
 from open_clip_fff.train import main
 from tests.programs import torchrun
 from tests.test_training import FFF as PLAIN
@@ -132,11 +137,6 @@ def test_a_mask_of_attention_is_no_weight(trainer):
 
 
 def test_a_checkpoint_that_is_not_finite_replaces_none(tmp_path):
-    import open_clip_train.main as oc_main
-
-    from open_clip_fff.host.checkpoints.extra_state import extra_state
-    from open_clip_fff.host.state import RunState
-
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     good = {"epoch": 1, "state_dict": {"w": torch.ones(2), "steps": torch.tensor(3)}}
@@ -151,7 +151,19 @@ def test_a_checkpoint_that_is_not_finite_replaces_none(tmp_path):
         for name in ("epoch_2.pt", "tmp.pt"):
             with pytest.raises(UsageError, match=says):
                 oc_main.torch.save(bad, str(folder / name))
+        moments = {"param_groups": [], "state": {0: {"step": torch.ones(()), "exp_avg_sq": torch.tensor(torch.inf)}}}
+        says = "after step 3 in epoch 1 the optimizer's exp_avg_sq of parameter 0 is not finite, and is not saved"
+        with pytest.raises(UsageError, match=says):
+            oc_main.torch.save({**good, "step": 3, "optimizer": moments}, str(folder / "epoch_1_step_3.pt"))
     assert sorted(path.name for path in folder.iterdir()) == ["epoch_1.extra", "epoch_1.pt"]
+
+
+def test_moments_that_begin_at_zero_are_told(caplog):
+    args = Namespace(rank=0, accum_freq=1, resume="x.pt")
+    with optimizer_seams(RunState(args, make_plan(Namespace(method="clip"))), ResumeCheckpoint()):
+        optimizer = oc_main.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert caplog.messages == ["--resume x.pt: its optimizer's state is empty: moments begin at zero."]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 
 from open_clip_fff.config.safety import IN_A_ROW, SCALER_IN_A_ROW, SKIP, STOP
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.checkpoints import kept_instead
+from open_clip_fff.hub.checkpoints import kept_instead, optimizer_tensors
 from open_clip_fff.numerics import not_finite, whole
 
 MAX_WARNINGS = 3  # lines of single steps in an epoch; counts go on
@@ -94,12 +94,18 @@ def left_out_line(skipped: int, unscaled: int) -> str:
 
 
 def refuse_to_save(checkpoint: Any, path: str) -> None:
-    """Raises UsageError for a checkpoint whose weights are not finite.
+    """Raises UsageError for a checkpoint whose weights or optimizer's state are not finite.
 
     The previous checkpoint stays: OpenCLIP deletes it only once the next one is written.
     """
-    if isinstance(checkpoint, dict) and (name := not_finite(checkpoint.get("state_dict", {}))):
+    if not isinstance(checkpoint, dict):
+        return
+    tensors = {f"weight {name}": value for name, value in checkpoint.get("state_dict", {}).items()}
+    if optimizer := checkpoint.get("optimizer"):
+        tensors |= {f"optimizer's {name}": value for name, value in optimizer_tensors(optimizer).items()}
+    if name := not_finite(tensors):
+        step = f"step {checkpoint['step']} in " if "step" in checkpoint else ""
         raise UsageError(
-            f"after epoch {checkpoint.get('epoch')} the weight {name} is not finite, and is not saved"
+            f"after {step}epoch {checkpoint.get('epoch')} the {name} is not finite, and is not saved"
             f"{kept_instead(Path(path))}"
         )

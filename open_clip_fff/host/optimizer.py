@@ -1,5 +1,6 @@
 """The seams around the optimizer: what follows its steps, and a learning rate of their own for scale and bias."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -94,6 +95,8 @@ def _check_on_resume(optimizer: torch.optim.Optimizer, state: RunState, trained:
                 f"--opt, --fusion-layers, --lock-image or --lock-text, or another version of OpenCLIP; resume with the "
                 f"flags it was trained with, or start from its weights with --pretrained"
             )
+        if not saved["state"] and "betas" in saved["param_groups"][0] and state.master:
+            logging.warning(f"--resume {state.args.resume}: its optimizer's state is empty: moments begin at zero.")
 
     optimizer.register_load_state_dict_pre_hook(check)
 

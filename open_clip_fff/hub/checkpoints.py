@@ -182,6 +182,16 @@ def weights_of(stored: Any, checkpoint: Path | str) -> dict[str, Tensor]:
     return {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
 
 
+def optimizer_tensors(saved: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors in an optimizer's `state_dict`, by names such as `exp_avg of parameter 3`."""
+    return {
+        f"{name} of parameter {parameter}": value
+        for parameter, values in saved["state"].items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
 def _inner(stored: Mapping[str, Any]) -> str:
     """End of an error line: the key under which another trainer's file has weights, such as `model`, if any."""
     for name, inner in stored.items():
@@ -254,6 +264,8 @@ def describe_file(path: Path) -> str | None:
         return None if zipfile.is_zipfile(path) else "the file is cut short"
     if not start:
         return "the file is empty"
+    if not any(start):
+        return "the file begins with zeros, as a crash leaves some"
     if start.startswith(b"\x80"):  # torch before 1.6
         return None
     if start[8:10] == b'{"':

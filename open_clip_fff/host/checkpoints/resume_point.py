@@ -14,6 +14,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError, named
 from open_clip_fff.host.checkpoints.extra_state import check_extra, check_fusion, needs_extra
+from open_clip_fff.host.checks.optimizer_state import check_moments
 from open_clip_fff.host.checks.weights import architecture, check_resume, given_model_options
 from open_clip_fff.hub.checkpoints import (
     LATEST,
@@ -112,8 +113,10 @@ def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | Non
         at = Position.of(stored)
         if needs_extra(args, plan, at):
             check_extra(args, plan, path, at)
-            return
-        extra: dict[str, Any] = {}
-        with suppress(UsageError):  # the run does not need it; a warning may come later
-            _, extra = read_extra(path)
-        check_fusion(args, plan, path, extra)
+        else:
+            extra: dict[str, Any] = {}
+            with suppress(UsageError):  # the run does not need it; a warning may come later
+                _, extra = read_extra(path)
+            check_fusion(args, plan, path, extra)
+        if own is not None and trains(args) and plan.fusion is None:
+            check_moments(f"--resume {path}", stored["optimizer"], own)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError, named
-from open_clip_fff.hub.checkpoints import read_weights, run_of, usable_before, weights_of
+from open_clip_fff.host.checks.optimizer_state import NO_STATE, is_optimizer_state
+from open_clip_fff.hub.checkpoints import optimizer_tensors, read_weights, run_of, usable_before, weights_of
 from open_clip_fff.hub.description import only_errors_logged, quick_gelu, registered_architecture, trained_settings
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.weights import (
@@ -124,13 +125,19 @@ def check_resume(
     start = f"start from its towers with --pretrained {checkpoint}"
     with named("--resume"):
         weights = weights_of(stored, checkpoint)
-    if Path(checkpoint).suffix == ".safetensors" or (training and "epoch" in stored and "optimizer" not in stored):
+    for entry in ("epoch", "step") if "epoch" in stored else ():
+        if not isinstance(count := stored.get(entry, 0), int) or count < 0:
+            raise UsageError(f"{called}: its {entry} is {str(count)[:50]!r}, and no whole number from 0 on")
+    optimizer: Any = stored.get("optimizer") if training and "epoch" in stored else NO_STATE
+    if Path(checkpoint).suffix == ".safetensors" or not is_optimizer_state(optimizer):
         raise UsageError(f"{called}: holds weights and no optimizer's state, so no run can go on from it; {start}")
     opt = params_of(checkpoint).get("opt", args.opt)
     if training and "epoch" in stored and opt.lower() != args.opt.lower():
         raise UsageError(f"{called}: its optimizer's state is of --opt {opt}, not {args.opt}; resume with --opt {opt}")
     if plan.given and (name := not_finite(weights)):
         raise UsageError(f"{called}: its weight {name} is not finite; resume from an earlier checkpoint")
+    if plan.given and (name := not_finite(optimizer_tensors(optimizer))):
+        raise UsageError(f"{called}: its optimizer's {name} is not finite; resume from an earlier checkpoint")
     if changed := _changed_settings(args, args.model, str(checkpoint), args.force_quick_gelu):
         raise UsageError(f"{called}: {changed[0]}; resume with the flags it was trained with")
     if own is None:
