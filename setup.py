@@ -30,6 +30,7 @@ setup(
         "transformers[sentencepiece]>=4.56",  # `dtype`
         "clip-benchmark>=1.6.2",
         # What open_clip_train and clip-benchmark import and do not ask for themselves.
+        "pillow>=10.3",  # before it, 16-bit grey in a PNG has the mode of 32-bit integers
         "pandas>=2.2",  # before it, `pack` cannot name the rows of a CSV that have too many fields
         "fsspec",
         "requests",

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from open_clip_fff.data.data_sets import braces
+from open_clip_fff.data.images import open_image, read_image, to_rgb
 from open_clip_fff.data.preview import preview_sets
 from open_clip_fff.data.shards import SkippedSample, read_samples
 from open_clip_fff.data.sidecar import Sidecar
@@ -113,20 +114,43 @@ def test_whole_numbers_beside_missing_ones_are_labels(pack, pictures, tmp_path):
     assert _images_of(str(tmp_path / "csv.tar"), "cls", UnusedFiles())[1] == ["10", "2"]
 
 
-@pytest.mark.parametrize("most", [1.0, 65_535.0, float("nan")])
-def test_floats_whose_scale_nobody_knows_are_no_image(pack, pictures, trainer, tmp_path, most, capsys):
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ((1.0, 1.0), "floats"),
+        ((0.0, 65_535.0), "floats"),
+        ((-1.0, 255.0), "floats"),
+        ((0.0, float("nan")), "floats"),
+        ((0, 256), "32-bit integers"),
+        ((-1, 255), "32-bit integers"),
+    ],
+)
+def test_values_whose_scale_nobody_knows_are_no_image(pack, pictures, trainer, tmp_path, values, kind, capsys):
     rows = ["image,caption"]
     for number in range(4):
-        path, scale = pictures / f"{number}.tif", most if number else 255.0
-        Image.fromarray(np.full((8, 8), scale, dtype=np.float32)).save(path)
+        path, two = pictures / f"{number}.tif", values if number else (0, 255)
+        Image.fromarray(np.resize(two, (8, 8)).astype(np.float32 if kind == "floats" else np.int32)).save(path)
         rows.append(f"{path},a cat")
     (tmp_path / "table.csv").write_text("\n".join(rows))
     done = pack(tmp_path / "table.csv", "--out", tmp_path / "out")
-    assert "1 image" in done.out and "left out: 3 × its values are floats, and not from 0 to 255" in done.out
+    assert "1 image" in done.out and f"left out: 3 × its values are {kind}, and not from 0 to 255" in done.out
+    (kept,) = samples(tmp_path / "out" / "00000.tar")
+    assert np.asarray(Image.open(io.BytesIO(kept["jpg"]))).max() > 250
     (tmp_path / "bad.csv").write_text("\n".join([rows[0], *rows[2:]]))
     keys = ["--csv-separator", ",", "--csv-img-key", "image", "--csv-caption-key", "caption"]
     assert trainer("--method", "clip", *keys, data=["--train-data", str(tmp_path / "bad.csv")]) == 2
-    assert "none of the first images can be read (its values are floats, and not" in capsys.readouterr().err
+    assert f"none of the first images can be read (its values are {kind}, and not" in capsys.readouterr().err
+
+
+def test_a_tiff_of_12_bits_is_scaled_by_them():
+    grey = np.arange(0, 4096, 64)
+    packed = int("".join(f"{value:012b}" for value in grey), 2).to_bytes(96)
+    tags = {256: 8, 257: 8, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: 8, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + packed
+    packed_again = read_image(prepare_image(content, ImageSettings()).content)
+    for image, error in ((to_rgb(open_image(content, formats=("TIFF",))), 0), (packed_again, 4)):
+        assert np.abs(np.asarray(image)[..., 0] - (grey >> 4).reshape(8, 8)).max() <= error
 
 
 def test_excels_first_line_of_a_csv(pack, pictures, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from open_clip_fff.config.safety import PIXELS
 
@@ -39,14 +40,18 @@ def open_image(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image in 8-bit RGB, decoded. 16-bit grey is scaled; Pillow would clip it at 255, nearly all to white.
+    """An image in 8-bit RGB, decoded. Grey of 16 or 12 bits is scaled; Pillow clips it at 255, nearly all to white.
 
-    Raises RefusedImage for floats that do not go up to 255: Pillow would make black of 0 to 1.
+    Raises RefusedImage for floats and 32-bit integers that are not from 0 to 255, as their scale is not known, and for
+    floats that do not go beyond 1: Pillow would make black of 0 to 1.
     """
-    if image.mode == "F" and not 1 < np.asarray(image).max() <= 255:
-        raise RefusedImage("its values are floats, and not from 0 to 255: save it in 8 bits")
-    if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
-        image = Image.fromarray((np.asarray(image, dtype=np.uint32).clip(0, 65535) >> 8).astype(np.uint8))
+    if (kind := {"F": "floats", "I": "32-bit integers"}.get(image.mode)) is not None:
+        values = np.asarray(image)
+        if not 0 <= values.min() <= values.max() <= 255 or (image.mode == "F" and values.max() <= 1):
+            raise RefusedImage(f"its values are {kind}, and not from 0 to 255: save it in 8 bits")
+    elif image.mode.startswith("I;16"):
+        bits = getattr(image, "tag_v2", {}).get(BITSPERSAMPLE, (16,))[0]  # a TIFF may have 12
+        image = Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
     return image.convert("RGB")
 
 

@@ -111,7 +111,8 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
     image.draft(None, (width, height))  # decodes a JPEG at a fraction of its size
     image.getexif()  # keeps the rotation; from the bytes Pillow would rewrite all tags, and raise for damaged ones
     image.info.pop("exif", None)
-    image = to_rgb(ImageOps.exif_transpose(image))
+    ImageOps.exif_transpose(image, in_place=True)  # a copy would have no tags, which say a TIFF's bits
+    image = to_rgb(image)
     scale = size / min(image.size)
     width, height = (max(size, round(scale * side)) for side in image.size)
     return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
