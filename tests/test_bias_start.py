@@ -79,10 +79,14 @@ def test_positives_are_counted_by_weight(trainer, teacher):
     assert found["all"][0] == pytest.approx(found["above own"][0], rel=0.01) and found["all"][1] > found["above own"][1]
 
 
-def test_it_is_that_of_the_share_the_scale_and_the_mean_cosine(trainer):
+def test_it_is_that_of_the_share_the_scale_and_the_mean_cosine(trainer, monkeypatch):
+    """Of the batches whose features are finite: three of four."""
+    monkeypatch.setenv("POISON", "1")
     argv = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions", "--mining-features", "off"]
+    argv += ["--plugin", "scripts.faulty.plugin", "--batch-hooks", "poison"]
     assert trainer(*argv, "--lr", "1e-9", "--name", "b") == 0
-    line = r"Logit bias starts at (-?[\d.]+): share of positives ([\d.]+)%.*?, scale ([\d.]+), mean cosine (-?[\d.]+),"
+    line = r"Logit bias starts at (-?[\d.]+): share of positives ([\d.]+)%.*?, scale ([\d.]+), mean cosine (-?[\d.]+), "
+    line += r"over [\d,]+ pairs, without 1 step with features that are not finite"
     ((bias, share, scale, mean),) = [map(float, found) for found in re.findall(line, trainer.log("b"))]
     assert bias == pytest.approx(math.log(share / (100 - share)) - scale * mean, abs=0.01)
     assert scale == pytest.approx(10, abs=1e-3)

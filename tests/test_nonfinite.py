@@ -1,5 +1,6 @@
 """A number that is not finite never goes on: steps are left out, checkpoints refused, and it is told."""
 
+import json
 import re
 from argparse import Namespace
 
@@ -12,10 +13,11 @@ from open_clip_fff.config.safety import IN_A_ROW, SCALER_IN_A_ROW
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checkpoints.extra_state import extra_state
 from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint
-from open_clip_fff.host.nonfinite import StepGuard, not_finite
+from open_clip_fff.host.nonfinite import KeptBuffers, StepGuard, not_finite
 from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.state import RunState
 from open_clip_fff.train import main
+from tests.conftest import TINY
 from tests.programs import torchrun
 from tests.test_training import FFF as PLAIN
 from tests.test_training import mining
@@ -32,17 +34,21 @@ def finite(checkpoint: dict) -> bool:
 
 
 @pytest.mark.parametrize("accum", [1, 2])
-def test_a_step_that_is_left_out_touches_nothing(trainer, monkeypatch, accum):
-    """Neither weights nor the optimizer, the average, the miner."""
+def test_a_step_that_is_left_out_touches_nothing(trainer, monkeypatch, tmp_path, accum):
+    """Neither weights nor the optimizer, the average, the miner, batch norm's statistics."""
     monkeypatch.setenv("POISON", "2" if accum == 1 else "3")
     flags = ["--accum-freq", str(accum), "--batch-size", str(16 // accum), "--name", "x"]
+    if accum == 2:
+        vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+        (tmp_path / "tiny-rn.json").write_text(json.dumps({**TINY, "vision_cfg": vision}))
+        flags += ["--model-config", str(tmp_path), "--model", "tiny-rn"]
     assert trainer(*FFF, *flags) == 0
     log, checkpoint = trainer.log("x"), trainer.checkpoint("x")
     assert log.count("A step is left out: its gradient is not finite (1 in a row)") == 1
     assert "Steps left out in epoch 0: 1 whose gradient was not finite" in log
     assert finite(checkpoint) and {int(x["step"]) for x in checkpoint["optimizer"]["state"].values()} == {3}
     extra = torch.load(trainer.run("x") / "checkpoints" / "epoch_1.extra", weights_only=True)
-    assert extra["miner"]["step"] == 3 and not_finite(extra["ema"]) is None
+    assert extra["miner"]["step"] == 3 and not_finite(extra["ema"]["weights"]) is None
     assert not_finite(extra["miner"]["rate"]) is None
 
 
@@ -62,6 +68,30 @@ def test_moments_do_not_decay_and_stay_finite():
     optimizer.step()
     assert not guard.left_out and guard.take_counts() == (4, 0) and guard.take_counts() == (0, 0)
     assert optimizer.state[parameter]["exp_avg_sq"].isfinite().all()
+
+
+def test_buffers_are_those_of_the_last_step_that_was_taken():
+    model, guard = torch.nn.BatchNorm1d(2), StepGuard("skip")
+    optimizer = torch.optim.AdamW(model.parameters())
+    guard.watch(optimizer)
+    buffers = KeptBuffers(model, guard)
+
+    def step(x: float, called: bool = True) -> torch.Tensor:
+        model(torch.tensor([[x, 1.0], [2.0, 3.0]])).square().sum().backward()
+        if called:  # else GradScaler has found the gradient not finite
+            optimizer.step()
+        optimizer.zero_grad()
+        buffers.after_step(1)
+        return model.running_mean.clone()
+
+    first = step(1.0)
+    assert torch.equal(step(torch.nan), first) and torch.equal(step(torch.inf, called=False), first)
+    last = step(5.0)
+    assert last.isfinite().all() and not torch.equal(last, first)
+    for x in (7.0, torch.nan):  # of batches that --accum-freq leaves over
+        model(torch.full((2, 2), x))
+        buffers.after_epoch()
+        assert torch.equal(model.running_mean, last) == (x != 7.0)
 
 
 def test_squares_are_of_each_weights_own_type():
@@ -87,9 +117,12 @@ def test_five_in_a_row_end_the_run_and_leave_what_was_saved(trainer, monkeypatch
 
 
 def test_skip_goes_on_and_counts(trainer, monkeypatch):
-    monkeypatch.setenv("POISON", ",".join(map(str, range(3, 11))))
-    assert trainer(*FFF, "--on-nonfinite", "skip", "--epochs", "3", "--name", "x") == 0
+    """Also all four batches from which the bias would be measured."""
+    monkeypatch.setenv("POISON", ",".join(map(str, [1, 2, 3, 4, *range(7, 15)])))
+    measured = ["--logit-bias-init", "auto"]
+    assert trainer(*FFF, *measured, "--on-nonfinite", "skip", "--epochs", "3", "--name", "x") == 0
     log = trainer.log("x")
+    assert "stays at -10.000: the first batches hold no pairs (those of 4 steps have features that are not" in log
     counts = [line.split(": ")[-1] for line in log.splitlines() if "Steps left out in epoch" in line]
     assert counts == [f"{n} whose gradient was not finite" for n in (2, 4, 2)]
     assert finite(trainer.checkpoint("x", 3))

@@ -17,6 +17,7 @@ from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.bias_init import cosine_sums, initial_bias
 from open_clip_fff.numerics import whole
+from open_clip_fff.plural import plural
 
 STEPS = 4  # of the full (accumulated, global) batch: tens of thousands of pairs already at N = 64
 
@@ -25,20 +26,24 @@ def measure_bias(state: RunState, loader) -> None:
     """Sets the model's bias to `initial_bias` of the first batches, once; the same number on every rank.
 
     Positives that only the warm-up delays count, too, where they can be forecast (`_mining_forecast`). Random
-    generators and buffers are restored.
+    generators and buffers are restored. A step's batch with features that are not finite is left out.
     """
     state.measure_bias = False  # even if this fails: a later try would overwrite a learnt bias
     model, criterion, args = state.model, state.criterion, state.args
     assert criterion is not None
     (count_mined, note), weights = _mining_forecast(state.plan), state.plan.loss.weights
-    total = torch.zeros(3, dtype=torch.float64, device=args.device)
+    total, bad = torch.zeros(3, dtype=torch.float64, device=args.device), 0
     with torch.no_grad(), without_side_effects(model):
         model.train()
         for output in islice(_outputs(model, loader, args), STEPS):
             image, text = output.pop("image_features"), output.pop("text_features")
             options: dict[str, Any] = {"skip_warmup": count_mined, **output}
             assignment = criterion.assignment(image, text, **options)
-            total += cosine_sums(image, text, assignment, weights)
+            sums = cosine_sums(image, text, assignment, weights)  # the same on every rank
+            if sums.isfinite().all():
+                total += sums
+            else:
+                bad += 1
     state.counters.discard()  # the epoch reads the same rows again
     positives, pairs, cosines = total.tolist()
     mean_cosine, scale = cosines / max(pairs, 1.0), whole(model.logit_scale).exp().item()
@@ -46,6 +51,7 @@ def measure_bias(state: RunState, loader) -> None:
         start = whole(model.logit_bias).item()
         if state.master:
             lacking = "negatives, all of their pairs are positives" if positives else "pairs"
+            lacking += f" (those of {plural(bad, 'steps')} have features that are not finite)" * bool(bad)
             logging.warning(
                 f"Logit bias stays at {start:.3f}: the first batches hold no {lacking}, so that "
                 f"--logit-bias-init auto has nothing to measure; give it a number"
@@ -53,6 +59,7 @@ def measure_bias(state: RunState, loader) -> None:
         return
     bias = initial_bias(positives / pairs, scale, mean_cosine)
     counted = f"{pairs:,.0f} pairs" if weights.equal else f"pairs of weight {pairs:,.0f}"
+    counted += f", without {plural(bad, 'steps')} with features that are not finite" * bool(bad)
     with torch.no_grad():
         model.logit_bias.fill_(bias)
     if state.master:

@@ -14,7 +14,7 @@ from open_clip_fff.host.checkpoints.mid_epoch import MidEpochCheckpoints
 from open_clip_fff.host.checks.epoch_length import TOO_FEW
 from open_clip_fff.host.loader.seeding import after_epoch, before_epoch
 from open_clip_fff.host.loader.short_epochs import CountedLoader
-from open_clip_fff.host.nonfinite import left_out_line
+from open_clip_fff.host.nonfinite import KeptBuffers, left_out_line
 from open_clip_fff.host.report.coverage import LOST, caption_line, check_coverage, skipped_lines
 from open_clip_fff.host.report.mining_warnings import never_reached
 from open_clip_fff.host.report.step_log import StepReporter
@@ -54,11 +54,13 @@ class EpochRunner:
         reports = [self._prepare_own_loss(info, epoch, tb_writer).after_step] if state.own_loss else []
         if state.ema is not None and first and state.extra is None:
             state.ema.restart(state.model)
-        loader.after_step = [*reports, checkpoints.after_step]
+        buffers = KeptBuffers(state.model, state.guard)
+        loader.after_step = [buffers.after_step, *reports, checkpoints.after_step]
         losses, expects_steps = state.guard.losses, loader.num_batches - loader.first >= args.accum_freq
         hook = loss.register_forward_hook(lambda *_: state.guard.after_loss())
         train(tb_writer=tb_writer)
         hook.remove()
+        buffers.after_epoch()
         loader.after_step = []
         after_epoch(state)
         checkpoints.after_epoch()

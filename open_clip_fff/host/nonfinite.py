@@ -1,4 +1,4 @@
-"""Keeps numbers that are not finite from spreading: from gradients to weights, and from weights to a checkpoint.
+"""Keeps numbers that are not finite from spreading: from a batch to weights and buffers, from these to a checkpoint.
 
 DDP has averaged the gradients before the optimizer's step begins, so all ranks see the same ones and decide alike.
 """
@@ -27,20 +27,20 @@ class StepGuard:
 
     def __init__(self, policy: str, accumulation: int = 1) -> None:
         self.policy, self.accumulation = policy, accumulation
-        self.left_out = self._watching = False  # whether the last step was left out; whether steps are watched
-        self.losses = 0  # how often the loss was computed
+        self.left_out = self.watching = False  # whether the last step was left out; whether steps are watched
+        self.losses = self.taken = 0  # how often the loss was computed; steps that the optimizer took
         self._row = self._skipped = self._warned = 0
         self._tried = self._unscaled = self._unscaled_row = self._reported = 0
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """Checks gradients before each optimizer step; not called in a run without a flag of open_clip_fff."""
-        self._watching = True
+        self.watching = True
         optimizer.register_step_pre_hook(lambda stepping, *_: self._before(stepping))
 
     def after_loss(self) -> None:
         """To be called after each loss: a step that was due before it and never began was left out by GradScaler."""
         over, self.losses = self.losses // self.accumulation, self.losses + 1
-        if not self._watching or (missing := over - self._tried - self._unscaled) <= 0:
+        if not self.watching or (missing := over - self._tried - self._unscaled) <= 0:
             return
         self._unscaled, self._unscaled_row = self._unscaled + missing, self._unscaled_row + missing
         if self.policy == STOP and self._unscaled_row >= SCALER_IN_A_ROW:
@@ -63,7 +63,7 @@ class StepGuard:
         # a CPU.
         self.left_out = not _finite_squares(gradients, 2.0) and not _finite_squares(gradients, torch.inf)
         if not self.left_out:
-            self._row = 0
+            self._row, self.taken = 0, self.taken + 1
             return
         for parameter in parameters:
             parameter.grad = None
@@ -76,6 +76,39 @@ class StepGuard:
         if self._warned <= MAX_WARNINGS:
             more = "; further ones are counted at the epoch's end" if self._warned == MAX_WARNINGS else ""
             logging.warning(f"A step is left out: its gradient is not finite ({self._row} in a row){more}.")
+
+
+class KeptBuffers:
+    """A model's saved buffers of floats, as batch norm's statistics, as of the last step that was taken.
+
+    Forward passes change them before it is known whether their step is left out, by the guard or by GradScaler; the
+    buffers are then set back. It does nothing where the guard watches no optimizer.
+    """
+
+    def __init__(self, model: torch.nn.Module, guard: StepGuard) -> None:
+        weights = dict(model.named_parameters(remove_duplicate=False))
+        state = model.state_dict() if guard.watching else {}
+        tensors = {name: x for name, x in state.items() if isinstance(x, torch.Tensor) and name not in weights}
+        self._now = {name: buffer for name, buffer in tensors.items() if buffer.is_floating_point()}
+        self._kept = [buffer.clone() for buffer in self._now.values()]
+        self._guard, self._taken = guard, guard.taken
+
+    def after_step(self, step: int) -> None:
+        """To be called after each step, taken or not, before the next forward pass."""
+        if self._guard.taken == self._taken:
+            self._restore()
+        elif self._now:
+            torch._foreach_copy_(self._kept, list(self._now.values()))
+        self._taken = self._guard.taken
+
+    def after_epoch(self) -> None:
+        """Batches that --accum-freq leaves over make no step, and their forward passes count, as in OpenCLIP."""
+        if not_finite(self._now):
+            self._restore()
+
+    def _restore(self) -> None:
+        for buffer, kept in zip(self._now.values(), self._kept, strict=True):
+            buffer.copy_(kept)
 
 
 def _finite_squares(gradients: list[torch.Tensor], order: float) -> bool:
