@@ -319,10 +319,8 @@ def test_what_cannot_work_is_refused_in_one_line(program, flags, models, shards,
         assert len(done.err.splitlines()) == 1 and done.err.startswith("caption.py: error: "), done.err
         return done.err
 
-    assert (
-        "--model Salesforce/nothing: there is no folder of that name, and from the hub it cannot be loaded"
-        in refused("--model", "Salesforce/nothing")
-    )
+    hub = "there is no folder of that name, and from the hub it cannot be loaded"
+    assert f"--model Salesforce/nothing: {hub}" in refused("--model", "Salesforce/nothing")
     assert "says bert, with which transformers captions no images" in refused("--model", _bert(tmp_path / "bert"))
     assert "weights of a captioner are missing" in refused("--model", make(tmp_path / "matching", "blip"))
     assert "no such file" in refused("--train-data", shards / "nothing-{0..3}.tar")
