@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.host.report.mining_warnings import OneSidedDiscriminator
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
@@ -12,6 +13,7 @@ from open_clip_fff.mining.connections import ConnectedPairs, ConnectionMiner
 from open_clip_fff.mining.counts import ConnectionCounts, connection_rates
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.hardest import Hardest, candidate_cosines, drawn_negatives, hardest_negatives, match_labels
+from open_clip_fff.mining.labels import IGNORED, NEGATIVE, POSITIVE
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.mining.tiles import OwnCaptions, tiles
@@ -80,6 +82,26 @@ def test_pairs_that_a_gate_keeps_back_are_counted_by_themselves():
     assert found.rate is found.ambiguous is found.true is None and found.unscored == 1
     counts.add(hardest, by_image, by_text, None, (worth[0], nobody[1]))  # one direction alone was asked about
     assert connection_rates(counts.take(torch.device("cpu"))).rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([NEGATIVE], "of the first 1,200 pairs that it scored none is a match or ambiguous, so that training is as"),
+        ([POSITIVE, IGNORED], "1,200 pairs that it scored 1,200 are matches or ambiguous, so that hardly any hard"),
+        ([POSITIVE] * 299 + [NEGATIVE], "1,200 pairs that it scored 1,196 are matches or ambiguous"),
+        ([POSITIVE] * 49 + [NEGATIVE], None),
+        ([NEGATIVE] * 299 + [IGNORED], None),
+    ],
+)
+def test_a_discriminator_that_calls_all_pairs_the_same_is_told_once(labels, says):
+    others, labels = torch.arange(300).roll(1), torch.tensor(labels).repeat(300 // len(labels))
+    counts, check, said = ConnectionCounts(), OneSidedDiscriminator("fusion:con-d"), []
+    for _ in range(4):
+        counts.add(Hardest(others, others[:, None]), labels, labels[:, None], None)
+        said.append(check.warning(counts.take(torch.device("cpu"))))
+    assert [i for i, warning in enumerate(said) if warning] == ([1] if says else [])
+    assert says is None or ("--discriminator fusion:con-d: of the first 1,200 pairs" in said[1] and says in said[1])
 
 
 def connected(base_of=OwnCaptions, by_image=(1, 0, -1, 1), by_text=(0, 1, 1, -1)):

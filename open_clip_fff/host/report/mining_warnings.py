@@ -4,31 +4,35 @@ from torch import Tensor
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.mining.counts import Rates, connection_rates
+from open_clip_fff.mining.counts import Rates
 from open_clip_fff.mining.miner import CROWD, GROWTH, TRUST, Miner
 
-ENOUGH = 1000  # scored pairs, of which a discriminator that works finds some
+ENOUGH = 1000  # scored pairs, by which a discriminator is judged
+REJECTED = 0.01  # least share of them that one that works calls no match
 HEAVY = 4  # given positives for each own caption
 
 
-class SilentDiscriminator:
-    """Whether a discriminator has found anything yet."""
+class OneSidedDiscriminator:
+    """Whether a discriminator calls all pairs the same: no match, or a match or ambiguous."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._scored, self._silent = name, 0, True
+        self._name, self._scored, self._found = name, 0, 0
 
     def warning(self, sums: Tensor) -> str | None:
-        """A warning, once, if ENOUGH scored pairs hold no match; `sums` are `ConnectionCounts`' over ranks."""
-        rates = connection_rates(sums)
-        self._silent &= not (rates.by_image or rates.by_text or rates.ambiguous)
-        self._scored += int(sums.view(2, -1)[:, 0].sum())
-        if not self._silent or self._scored < ENOUGH:
+        """A warning, once, after ENOUGH scored pairs; `sums` are `ConnectionCounts`' over ranks."""
+        if self._scored >= ENOUGH:
             return None
-        self._silent = False
+        scored, _, matches, ambiguous = sums.view(2, -1)[:, :4].sum(dim=0).tolist()
+        self._scored, self._found = self._scored + scored, self._found + matches + ambiguous
+        if self._scored < ENOUGH or 0 < self._found <= (1 - REJECTED) * self._scored:
+            return None
+        if self._found:
+            says = f"{self._found:,} are matches or ambiguous, so that hardly any hard negative is left"
+        else:
+            says = "none is a match or ambiguous, so that training is as without it"
         return (
-            f"--discriminator {self._name}: of the first {self._scored:,} pairs that it scored none is a match or "
-            f"ambiguous, so that training is as without it. calibrate --discriminator shows its scores on these "
-            f"captions; train-discriminator makes one that knows them."
+            f"--discriminator {self._name}: of the first {self._scored:,} pairs that it scored {says}. calibrate "
+            f"--discriminator shows its scores on these captions; train-discriminator makes one that knows them."
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.distributed import sum_over_ranks
 from open_clip_fff.host.generation import TASKS
-from open_clip_fff.host.report.mining_warnings import SilentDiscriminator, mining_warning, never_met, outweighed
+from open_clip_fff.host.report.mining_warnings import OneSidedDiscriminator, mining_warning, never_met, outweighed
 from open_clip_fff.host.report.results import track
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
@@ -120,7 +120,7 @@ class StepReporter:
         self._given = 0.0  # captions per image that the user pairs, over log steps
         self._labels = criterion.connections is not None and criterion.connections.label_matches is not None
         connection = state.plan.connection
-        self._discriminator = SilentDiscriminator(connection.discriminator) if self._labels and connection else None
+        self._discriminator = OneSidedDiscriminator(connection.discriminator) if self._labels and connection else None
         self._left, self._done = steps_per_epoch * (state.args.epochs - first.epoch) - first.step, 0
         self._started = time.monotonic()
 
