@@ -19,14 +19,15 @@ from open_clip_fff.mining.hardest import drawn_negatives
 from tests.conftest import TINY
 from tests.test_fusion import TEXTS, batch, bert_name, prepared, start  # noqa: F401  # a fixture is among them
 
+ARGS = Namespace(rank=0, world_size=1, device="cpu", cache_dir=None, force_context_length=None)
+
 
 def test_one_term_alone(bert_name, tmp_path):
     """A model trained with both is fine-tuned by ITM alone; what the loss does not reach is fixed, as DDP wants it."""
-    args = Namespace(rank=0, world_size=1, device="cpu", cache_dir=None, force_context_length=None)
 
     def made(**options):
         model = prepared(bert_name)
-        return model, add_fusion(model, bert_name, FusionSettings(1, **options), set(), args)
+        return model, add_fusion(model, bert_name, FusionSettings(1, **options), set(), ARGS)
 
     both = made()[1].network
     write_fusion(SavedFusion(asdict(both.sizes), both.state_dict()), tmp_path)
@@ -70,6 +71,14 @@ def test_a_tokenizer_with_another_padding_is_refused(trainer, bert_clip, tmp_pat
     said = capsys.readouterr().err.splitlines()[-1]
     padding = config["pad_token_id"]
     assert f"pads with token {padding}, and its text tower leaves out token {padding - 1} as padding" in said
+
+
+def test_a_mask_token_that_the_text_tower_lacks_is_refused(bert_name):
+    model, mask = prepared(bert_name), open_clip.get_tokenizer(bert_name).tokenizer.mask_token_id
+    model.text.transformer.set_input_embeddings(torch.nn.Embedding(mask, 32))
+    with pytest.raises(UsageError, match=rf"mask token is {mask}, and its text tower knows {mask} .*--mlm-weight 0"):
+        add_fusion(model, bert_name, FusionSettings(1), set(), ARGS)
+    add_fusion(model, bert_name, FusionSettings(1, mlm_weight=0.0), set(), ARGS)
 
 
 def test_a_folder_without_a_fusion_model_is_named_with_its_flag(trainer, capsys):

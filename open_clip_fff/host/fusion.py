@@ -20,7 +20,7 @@ def add_fusion(
     """Adds a fusion model to an OpenCLIP model that takes K captions, on `args.device`; returns the fusion loss.
 
     Raises UsageError for a tower without tokens, for a given --mlm-weight without a mask token, for terms that leave
-    nothing to learn, and for a tokenizer whose padding token differs from the text tower's.
+    nothing to learn, and for a tokenizer whose padding or mask token is not the text tower's.
     """
     tokens = TowerTokens(model)
     vocabulary = _vocabulary(model, model_name, tokens, args) if settings.mlm_weight else None
@@ -71,6 +71,11 @@ def _vocabulary(model: Any, model_name: str, tokens: TowerTokens, args: argparse
             f"out token {tokens.design.token} as padding; make pad_token_id in both one, or set --mlm-weight 0"
         )
     embedding = model.text.transformer.get_input_embeddings()
+    if mask >= embedding.num_embeddings:
+        raise UsageError(
+            f"--model {model_name}: its tokenizer's mask token is {mask}, and its text tower knows "
+            f"{embedding.num_embeddings:,} tokens; enlarge it (resize_token_embeddings), or set --mlm-weight 0"
+        )
     return Vocabulary(
         embedding.num_embeddings, mask, tokens.design.token, lambda: embedding.weight, tokens.encode_masked
     )
