@@ -9,6 +9,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from open_clip.tokenizer import HFTokenizer
 from transformers import AutoConfig, AutoModel, M2M100Config
 
 from open_clip_fff import UsageError
@@ -18,6 +19,7 @@ from open_clip_fff.host.checks.architecture import check_architecture
 from open_clip_fff.host.checks.text_tower import check_text_tower
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.models.frozen import load_frozen
+from open_clip_fff.models.text_tokens import TextLimits, tokens_given
 from scripts.faulty.inputs import TINY
 
 NATIVE = TINY["text_cfg"]
@@ -179,6 +181,16 @@ def test_tokens_that_no_text_gives_need_no_place_in_the_tower(trainer, bert_clip
     vocabulary.write_text(json.dumps(tokenizer))
     code, err = run(trainer, tmp_path, capsys, text, *OURS, "--name", "y")
     assert code == 2 and "knows 64 tokens, its tokenizer gives 201" in err
+
+
+def test_added_tokens_need_a_place_where_they_stand_around_each_text(bert_clip):
+    tokenizer = HFTokenizer(str(bert_clip.parent), context_length=16)
+    given, limits = tokens_given(tokenizer), TextLimits(tokens_given(tokenizer))
+    tokenizer.tokenizer.add_tokens(["<image>"])
+    limits.check_tokenizer(tokenizer, "--model own")
+    tokenizer.tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    with pytest.raises(UsageError, match=f"knows {given} tokens, its tokenizer gives {given + 2}"):
+        limits.check_tokenizer(tokenizer, "--model own")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])

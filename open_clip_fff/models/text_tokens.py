@@ -14,13 +14,15 @@ CLIP_TOKENS = 49_408  # of OpenCLIP's own tokenizer
 def tokens_given(tokenizer: Any) -> int:
     """One more than the largest id of a tokenizer's words, without tokens that no text gives.
 
-    These are added tokens, and T5's `<extra_id_0>` and so on, which some of its tokenizers have among their words.
+    These are added tokens, where no text begins, ends or is padded with them, and T5's `<extra_id_0>` and so on, which
+    some of its tokenizers have among their words.
     """
     inner: Any = getattr(tokenizer, "tokenizer", None)
     if not hasattr(inner, "get_added_vocab"):
         return int(tokenizer.vocab_size)
     added, ids = inner.get_added_vocab(), inner.get_vocab()
-    return 1 + max((ids[word] for word in ids if word not in added and not NO_WORD.fullmatch(word)), default=-1)
+    words = (ids[word] for word in ids if word not in added and not NO_WORD.fullmatch(word))
+    return 1 + max([*words, *inner("")["input_ids"], -1 if inner.pad_token_id is None else inner.pad_token_id])
 
 
 def most_tokens(config: Any) -> int | None:
