@@ -153,7 +153,8 @@ def test_what_cannot_score_is_refused_in_one_line(matching_folders, tmp_path, te
     assert "name its weights, too" in refused("open_clip:ViT-B-32", **cosines)
     assert "--discriminator open_clip:tiny-clip/no.pt: cannot" in refused(f"open_clip:{tiny_name}/no.pt", **cosines)
     (tmp_path / "empty").mkdir()
-    assert "cannot be loaded" in refused(tmp_path / "empty")
+    assert f"open_clip_fff is named fusion:{tmp_path / 'empty'}" in refused(tmp_path / "empty")
+    assert "name the model, fusion:FOLDER" in refused("fusion:")
 
 
 def test_a_folder_whose_parts_do_not_fit_is_refused(matching_folders, tmp_path):

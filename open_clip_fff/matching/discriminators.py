@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -72,6 +73,11 @@ def make_discriminator(
 def _load(context: DiscriminatorContext, kind: str | None = None) -> MatchingDiscriminator:
     if not context.name:
         raise UsageError(f"{context.flag}: name the model, {kind}:NAME or {kind}:FOLDER")
+    if (path := Path(context.name)).exists() and not (path / "config.json").exists():
+        raise UsageError(
+            f"{context.flag}: has no config.json, as BLIP's folders have; a model with a fusion model of open_clip_fff "
+            f"is named fusion:{path}"
+        )
     return MatchingDiscriminator(load_matching(context.name, context.flag, context.cache_dir, kind), context)
 
 

@@ -54,6 +54,8 @@ class FusedTowers(PairModel):
 
 def load_fused(name: str, flag: str, cache_dir: str | None = None) -> FusedTowers:
     """Loads an exported folder, a run or a checkpoint that was trained with a fusion model; UsageError for none."""
+    if not name:
+        raise UsageError(f"{flag}: name the model, fusion:FOLDER")
     if not Path(name).exists():
         raise UsageError(f"{flag}: no such folder or checkpoint {name}")
     frozen = load_frozen(FrozenSource(name), cache_dir, flag, "name an exported folder or a run")
