@@ -125,7 +125,7 @@ def test_what_does_not_go_is_said(trainer, capsys):
         assert trainer(*argv, "--name", "refused") == 2
         return capsys.readouterr().err.splitlines()[-1]
 
-    assert "--method mafa: connection mining needs a discriminator" in refused("--method", "mafa")
+    assert "needs a discriminator: add --discriminator fusion:DIR, a model trained" in refused("--method", "mafa")
     assert "does nothing without --discriminator" in refused("--method", "grit", "--match-positive", "0.9")
     assert "add --mining-features frozen" in refused(*DISCRIMINATOR, "--method", "mafa", "--match-gate", "0.2")
     assert "0 <= negative <= positive" in refused(*DISCRIMINATOR, "--method", "mafa", "--match-negative", "0.9")

@@ -65,8 +65,8 @@ def _check_connection(plan: Plan) -> None:
     if plan.connection is None:
         if plan.method in ("mafa", "cosmo", "mafa-itc"):
             raise UsageError(
-                f"--method {plan.method}: connection mining needs a discriminator: add --discriminator blip:NAME, or "
-                f"one of your own (open-clip-fff train-discriminator)"
+                f"--method {plan.method}: connection mining needs a discriminator: add --discriminator fusion:DIR, "
+                f"a model trained with --fusion-layers, or blip:NAME (open-clip-fff train-discriminator makes one)"
             )
     elif plan.connection.gate is not None and (plan.features not in ("frozen", "precomputed") or plan.text_only):
         raise UsageError(
