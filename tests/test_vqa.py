@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.rerank import rerank_conditions
+from open_clip_fff.hub.loading import load_model
 from open_clip_fff.tools.downstream.files import ImageFolders, coco_key
 from open_clip_fff.tools.downstream.vqa import Annotation, read_annotations
 from open_clip_fff.tools.downstream.vqa_answers import frequent_answers, normalise, soft_score, vqa_accuracy
+from tests.matching_models import discriminator_of
 from tests.quiz import SMALL, files, fused, make_fused, ok, quiz, read, refused  # noqa: F401
 
 
@@ -158,6 +161,12 @@ def test_a_fine_tuned_model_loads_back_with_the_same_score(fused, quiz, tmp_path
     assert torch.equal(*fusion)  # no task reads it
     line = refused(capsys, "nlvr2", "--score", out, *files("nlvr2", quiz, "test"), "--result", tmp_path / "x.json")
     assert "was fine-tuned for vqa; use open-clip-fff vqa" in line
+    # its ITM head has stayed behind
+    says = f"{out}: was fine-tuned for VQA or NLVR2, .*; name the model that it was fine-tuned from"
+    with pytest.raises(UsageError, match=f"--discriminator fusion:{says}"):
+        discriminator_of(f"fusion:{out}")
+    with pytest.raises(UsageError, match=f"--rerank: {says}"):
+        rerank_conditions(load_model(str(out), "cpu"), None)
 
 
 def test_a_hugging_face_tower_keeps_its_tokenizer(bert_clip, quiz, tmp_path):

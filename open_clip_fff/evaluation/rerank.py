@@ -18,7 +18,7 @@ from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, ORDERS, RECALL_AT, 
 from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.hub.loading import LoadedModel, local_path
-from open_clip_fff.models.fusion import Fusion, load_fusion
+from open_clip_fff.models.fusion import Fusion, check_match_head, load_fusion
 from open_clip_fff.models.tower_tokens import TextTokens, TowerTokens
 from open_clip_fff.numerics import no_autocast
 
@@ -29,7 +29,8 @@ AREA = 2**22  # cosines that are sorted at a time
 def rerank(loaded: LoadedModel, local: LocalSet, settings: EvalSettings, candidates: int) -> EvalOutcome:
     """Scores a model on a retrieval set, re-ranking the nearest `candidates` by the towers' features.
 
-    Raises UsageError for a model without a fusion model: an exported folder, a run or a checkpoint may have one.
+    Raises UsageError for a model without a fusion model (an exported folder, a run or a checkpoint may have one), or
+    with one that was fine-tuned for a task.
     """
     device = torch.device(settings.device)
     fusion = load_fusion(_place_of_fusion(loaded)).to(device)
@@ -48,6 +49,7 @@ def _place_of_fusion(loaded: LoadedModel) -> Path:
     path = local_path(loaded.given)
     if path is None:
         raise UsageError(f"{loaded.given}: --rerank needs a fusion model, which an exported folder or a run has")
+    check_match_head(path, f"--rerank: {loaded.given}")
     return path
 
 

@@ -15,6 +15,7 @@ from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.weight_source import WeightSource
 
 CONFIG, WEIGHTS = "fusion.json", "fusion.safetensors"
+TASK = "task.json"  # beside those of a model that was fine-tuned for VQA or NLVR2
 
 
 class SavedFusion(NamedTuple):

@@ -16,7 +16,7 @@ from open_clip_fff.matching.model import PairModel
 from open_clip_fff.matching.registry import DiscriminatorContext
 from open_clip_fff.models.crops import image_size
 from open_clip_fff.models.frozen import load_frozen
-from open_clip_fff.models.fusion import Fusion, load_fusion
+from open_clip_fff.models.fusion import Fusion, check_match_head, load_fusion
 from open_clip_fff.models.tower_tokens import TowerTokens
 from open_clip_fff.models.unpadded_text import UnpaddedText
 
@@ -58,6 +58,7 @@ def load_fused(name: str, flag: str, cache_dir: str | None = None) -> FusedTower
         raise UsageError(f"{flag}: name the model, fusion:FOLDER")
     if not Path(name).exists():
         raise UsageError(f"{flag}: no such folder or checkpoint {name}")
+    check_match_head(Path(name), flag)
     frozen = load_frozen(FrozenSource(name), cache_dir, flag, "name an exported folder or a run")
     return FusedTowers(frozen.model, load_fusion(Path(name)), frozen.tokenizer)
 

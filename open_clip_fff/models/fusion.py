@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.fusion_files import read_fusion
+from open_clip_fff.hub.fusion_files import TASK, read_fusion
 
 HEAD_WIDTH = 64
 
@@ -133,6 +133,15 @@ def _leave_out(_slot: nn.Module, state: dict[str, Any], prefix: str, _metadata: 
 def _fill_in(slot: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     assert isinstance(slot, FusionSlot)
     state.update({f"{prefix}network.{name}": value for name, value in slot.network.state_dict().items()})
+
+
+def check_match_head(path: Path, where: str) -> None:
+    """Raises UsageError for a folder that `vqa` or `nlvr2` wrote; `where` begins the line."""
+    if (path / TASK).is_file():
+        raise UsageError(
+            f"{where}: was fine-tuned for VQA or NLVR2, which does not train its ITM head along; name the model that "
+            f"it was fine-tuned from"
+        )
 
 
 def load_fusion(path: Path) -> Fusion:

@@ -12,12 +12,12 @@ from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.hub.checkpoints import read_weights
 from open_clip_fff.hub.description import folder_description
 from open_clip_fff.hub.folder import write_hub_folder, write_tensors
-from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
+from open_clip_fff.hub.fusion_files import TASK, SavedFusion, write_fusion
 from open_clip_fff.hub.loading import load_named
 from open_clip_fff.models.fusion import load_fusion
 from open_clip_fff.tools.downstream.network import TaskNetwork
 
-HEAD, ABOUT, RESULT = "head.safetensors", "task.json", "result.json"
+HEAD, RESULT = "head.safetensors", "result.json"
 
 
 class TaskModel(NamedTuple):
@@ -63,7 +63,7 @@ def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out
         if network.fusion is not None:
             write_fusion(SavedFusion(asdict(network.fusion.sizes), network.fusion.state_dict()), folder)
         write_tensors(network.head.state_dict(), folder / HEAD)
-        (folder / ABOUT).write_text(json.dumps(about) + "\n")
+        (folder / TASK).write_text(json.dumps(about) + "\n")
         (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
 
     def check(folder: Path) -> None:
@@ -78,13 +78,13 @@ def load_task_model(folder: Path, task: str) -> TaskModel:
     """A folder of `write_task_model`, on the CPU. Raises UsageError if it is none, or of another task."""
     called = f"--score {folder}"
     try:
-        about = json.loads((folder / ABOUT).read_text())
+        about = json.loads((folder / TASK).read_text())
         found, pooled, images, classes = (about[name] for name in ("task", "pooled", "images", "classes"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{called}: no folder that open-clip-fff {task} wrote ({ABOUT}: {reason(error)})") from error
+        raise UsageError(f"{called}: no folder that open-clip-fff {task} wrote ({TASK}: {reason(error)})") from error
     if found != task:
         raise UsageError(f"{called}: was fine-tuned for {found}; use open-clip-fff {found}")
     model = new_task_model(str(folder), called, pooled, images, classes)
-    with as_mistake(f"{called}: {HEAD} does not fit {ABOUT}", RuntimeError):
+    with as_mistake(f"{called}: {HEAD} does not fit {TASK}", RuntimeError):
         model.network.head.load_state_dict(read_weights(folder / HEAD))
     return model
