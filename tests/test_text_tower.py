@@ -9,6 +9,8 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from transformers import M2M100Config
 
 from open_clip_fff import CaptionBatch, FFFLoss, UsageError
@@ -186,6 +188,24 @@ def test_positions_beyond_the_longest_caption_get_no_gradient_and_come_back():
         assert model.positional_embedding.shape[0] == 4 and model.attn_mask.shape == (4, 4)
         _ = 1 / 0
     assert model.positional_embedding is whole and model.attn_mask.shape == (16, 16)
+
+
+def test_fsdp2_keeps_its_shard_of_the_positions_in_a_pass_without_a_backward():
+    """Clipping by OpenCLIP's main takes the parameters after such a pass; an unsharded one has no gradient."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        take_many_captions(model := built(), TRIMMED)
+        fully_shard(
+            model, mesh=init_device_mesh("cpu", (1,)), reshard_after_forward=True, ignored_params={model.logit_scale}
+        )
+        register_fsdp_forward_method(model, "encode_text")
+        positions = model.positional_embedding
+        with torch.no_grad():
+            model(torch.randn(4, 3, 32, 32).double(), caption_batch())
+        kept = model.positional_embedding is positions
+        assert kept  # alone: pytest would print the two, and an unsharded parameter has no memory by now
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_stock_training_takes_short_captions_and_validation_open_clips_path():

@@ -142,12 +142,13 @@ def short_context(model: nn.Module, length: int) -> Iterator[None]:
     if positions is None or length >= tower.context_length:  # a class embedding has one position more
         yield
         return
-    tower._parameters["positional_embedding"] = positions[:length]
+    short = tower._parameters["positional_embedding"] = positions[:length]
     if mask is not None:
         tower._buffers["attn_mask"] = mask[:length, :length].contiguous()
     try:
         yield
     finally:
-        tower._parameters["positional_embedding"] = positions
+        if tower._parameters["positional_embedding"] is short:  # else FSDP2 has put its shard there in between
+            tower._parameters["positional_embedding"] = positions
         if mask is not None:
             tower._buffers["attn_mask"] = mask
