@@ -11,12 +11,14 @@ site-packages does. `git` does the work, in a scratch folder; DIR need not be a 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +26,10 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent / "open_clip_torch-3.3.0"
 VERSION = FOLDER.name.rpartition("-")[2]
 APPLIES, APPLIED, CONFLICTS = "applies", "is applied", "conflicts"
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
-_STAT = re.compile(r" \d+ files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?")
+_STAT = re.compile(r" src/(\S+) +\| +(\d+) [+-]+")
+_FILE = re.compile(r"diff --git a/src/(\S+) b/src/\1")
+_INDEX = re.compile(r"index ([0-9a-f]+)\.\.([0-9a-f]+) \d+")
+_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@.*")
 
 
 class PatchError(Exception):
@@ -48,43 +52,55 @@ class Patch:
 
     path: Path
     hunks: list[Hunk] = field(default_factory=list)
+    blobs: dict[str, tuple[str, str]] = field(default_factory=dict)  # git's hashes before and after, shortened
     damage: str = ""
 
     @property
     def files(self) -> list[str]:
         return list(dict.fromkeys(hunk.file for hunk in self.hunks))
 
+    def count(self, file: str) -> int:
+        """How many hunks a file has."""
+        return sum(hunk.file == file for hunk in self.hunks)
+
 
 def read_patch(path: Path) -> Patch:
-    """A patch as `git format-patch` writes it; its counts of lines are compared with its lines."""
-    patch, lines = Patch(path), path.read_text(encoding="utf-8", errors="replace").splitlines()
-    name, left_old, left_new, added, removed = "", 0, 0, 0, 0
-    stat = next((found for line in lines if (found := _STAT.fullmatch(line))), None)
-    for line in lines:
+    """A patch as `git format-patch` writes it; its lines are compared with what its head and its hunks count."""
+    patch, name, left_old, left_new = Patch(path), "", 0, 0
+    stat, changed = dict[str, int](), Counter[str]()
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n"), 1):
         if left_old > 0 or left_new > 0:
             sign = line[:1]
             if sign not in ("+", "-", " ", "\\", ""):
                 break
             left_old -= sign in ("-", " ", "")
             left_new -= sign in ("+", " ", "")
-            added, removed = added + (sign == "+"), removed + (sign == "-")
-        elif line.startswith("+++ "):
-            name = line[4:].split("\t")[0].removeprefix("b/").removeprefix("src/")
-        elif found := _HUNK.match(line):
+            changed[name] += sign in ("+", "-")
+        elif found := _FILE.fullmatch(line):
+            name = found[1]
+        elif not name:
+            if found := _STAT.fullmatch(line):
+                stat[found[1]] = int(found[2])
+        elif found := _INDEX.fullmatch(line):
+            patch.blobs[name] = found[1], found[2]
+        elif found := _HUNK.fullmatch(line):
             old, old_count, new, new_count = found.groups()
             left_old, left_new = int(old_count or 1), int(new_count or 1)
-            number = 1 + sum(hunk.file == name for hunk in patch.hunks)
-            patch.hunks.append(Hunk(name, number, int(old), int(new)))
+            patch.hunks.append(Hunk(name, patch.count(name) + 1, int(old), int(new)))
+        elif line == "-- ":
+            break
+        elif line not in (f"--- a/src/{name}", f"+++ b/src/{name}") and not line.startswith("\\"):
+            patch.damage = f"{name}, hunk {patch.count(name) + 1}: it is damaged in line {number}, {line[:40]!r}"
+            return patch
+    wrong = next((file for file in {**stat, **changed} if changed[file] != stat.get(file, 0)), None)
     if left_old or left_new:
-        last = patch.hunks[-1]
-        patch.damage = f"{last.file}, hunk {last.number}: it is damaged: its header counts other lines than it has"
-    elif stat is None or not patch.hunks:
+        patch.damage = f"{name}, hunk {patch.count(name)}: it is damaged: its header counts other lines than it has"
+    elif not patch.hunks or set(patch.blobs) != set(patch.files):
         patch.damage = "it is damaged: no patch as git format-patch writes it"
-    elif (added, removed) != (promised := (int(stat[1] or 0), int(stat[2] or 0))):
-        last = patch.hunks[-1]
+    elif wrong is not None:
         patch.damage = (
-            f"{last.file}, hunk {last.number}: it is damaged: up to here it adds {added} and removes {removed} lines, "
-            f"and its head says {promised[0]} and {promised[1]}"
+            f"{wrong}, hunk {patch.count(wrong) + 1}: it is damaged: up to here {changed[wrong]} lines of the file "
+            f"change, and its head says {stat.get(wrong, 0)}"
         )
     return patch
 
@@ -150,6 +166,25 @@ class Scratch:
             raise PatchError("git is not installed, and does the work: install it, or use patch -p2 < PATCH") from None
         return "" if done.returncode == 0 else done.stderr.strip() or f"git apply: exit code {done.returncode}"
 
+    def apply(self, patch: Patch) -> str:
+        """Applies a patch; returns why it cannot be applied as it was made, and then changes nothing."""
+        before = {file: self._blob(file) for file in patch.blobs}
+        if complaint := self.git_apply(patch):
+            return explain(patch, complaint)
+        for file, (old, new) in patch.blobs.items():
+            if before[file].startswith(old) and not self._blob(file).startswith(new):
+                self.git_apply(patch, "--reverse")
+                hunks = "hunk 1" if patch.count(file) == 1 else f"one of hunks 1 to {patch.count(file)}"
+                return f"{file}, {hunks}: it is damaged: the file it makes is not the one on its index line"
+        return ""
+
+    def _blob(self, file: str) -> str:
+        """Git's hash of a file; empty if it does not exist."""
+        if not (self.folder / file).is_file():
+            return ""
+        content = (self.folder / file).read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
     def find_applied(self, patches: Sequence[Patch]) -> set[Path]:
         """Which are applied. The last one first: it stands on those before it, which are found once it is undone."""
         undone = [p for p in reversed(patches) if not p.damage and not self.git_apply(p, "--reverse")]
@@ -209,10 +244,8 @@ def try_patches(
         for patch in patches[:upto]:
             if patch.path in applied:
                 found.append((patch, APPLIED, ""))
-            elif why := patch.damage:
+            elif why := patch.damage or scratch.apply(patch):
                 found.append((patch, CONFLICTS, why))
-            elif complaint := scratch.git_apply(patch):
-                found.append((patch, CONFLICTS, explain(patch, complaint)))
             else:
                 found.append((patch, APPLIES, ""))
         if write and all(state != CONFLICTS for _, state, _ in found):

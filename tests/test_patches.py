@@ -153,11 +153,19 @@ def test_a_moved_upstream_is_named_with_file_and_hunk(tmp_path):
         (r"\+        self\.chunk_size = .*\n", "", "open_clip/loss.py, hunk 3: it is damaged: its header counts"),
         (r"(?m)^ class SigLipLoss", "? class SigLipLoss", "open_clip/loss.py, hunk 1: it is damaged"),
         (" {9}self.cache_labels", " " * 9 + "self.labels", "open_clip/loss.py, hunk 2: not the lines it changes"),
+        (r"(?s)diff --git a/src/open_clip_train.*", "", "params.py, hunk 1: it is damaged: up to here 0 lines of the"),
         (
-            r"(?s)diff --git a/src/open_clip_train.*",
-            "",
-            "open_clip/loss.py, hunk 4: it is damaged: up to here it adds 70",
+            r"\+        self\.chunk_size = ",
+            "+        self.chunk_siza = ",
+            "loss.py, one of hunks 1 to 4: it is damaged",
         ),
+        (
+            r"\+\+\+ b/src/open_clip/loss",
+            "+-+ b/src/open_clip/loss",
+            "open_clip/loss.py, hunk 1: it is damaged in line 43",
+        ),
+        (r"(?m)^@@ -343,", "@ -343,", "open_clip/loss.py, hunk 2: it is damaged in line 106, '@ -343,6"),
+        (r"(?m)^index .*\n", "", "it is damaged: no patch as git format-patch writes it"),
         (r"(?s).*", "", "it is damaged: no patch as git format-patch writes it"),
     ],
 )
