@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import open_clip
@@ -12,6 +13,10 @@ import open_clip_train
 import pytest
 import torch
 
+from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.resolve import make_plan
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checks.patched import check_patched
 from tests.programs import ROOT, run
 from tests.test_training import assert_equal_checkpoints
 
@@ -351,6 +356,14 @@ def test_flags_of_the_copy_whose_place_is_taken_are_refused(trainer, patched):
     ):
         done = check(patched, *argv, *flags)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and line in done.stderr, done.stderr
+
+
+def test_a_flag_of_the_copy_at_its_default_alone_is_passed_over():
+    plan = make_plan(flag_parser().parse_args(["--loss", "fff", "--mining-features", "off"]))
+    stock = {"num_captions": 1, "caption_keys": [], "loss_fn": None, "loss_chunk_size": 0, "train_batch_hooks": []}
+    check_patched(Namespace(**stock), plan)
+    with pytest.raises(UsageError, match="--loss-chunk-size: is OpenCLIP's own"):
+        check_patched(Namespace(**{**stock, "loss_chunk_size": 1}), plan)
 
 
 def test_the_readme_names_what_a_run_replaces(trainer, shards):

@@ -16,6 +16,6 @@ def check_patched(args: argparse.Namespace, plan: Plan) -> None:
     taken = _DATA if plan.loss.stock else {**_DATA, **_LOSS}
     for name, ours in taken.items():
         value = getattr(args, name, None)
-        if value and value != 1:
+        if value and (name, value) != ("num_captions", 1):  # its default
             why = "captions are read" if name in _DATA else f"--loss {plan.loss.name} is trained"
             raise UsageError(f"{as_flag(name)}: is OpenCLIP's own, and {why} by open_clip_fff here; use {ours}")
