@@ -5,6 +5,7 @@ import hashlib
 import json
 
 import numpy as np
+import open_clip_train.data as oc_data
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data import preview as preview_module
 from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
 from open_clip_fff.data.counters import DAMAGE, LoaderCounters
-from open_clip_fff.data.ids import NO_ID
+from open_clip_fff.data.ids import NO_ID, key_id
 from open_clip_fff.data.preview import preview_csv, preview_shard
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.data.shards import id_of
@@ -24,6 +25,7 @@ from open_clip_fff.data.sidecar import BATCH, Sidecar
 from open_clip_fff.data.sources import CaptionReader, caption_texts, fields_of
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.loader.data import _csv_dataset
 from open_clip_fff.host.report.coverage import caption_line, check_coverage
 from tests.conftest import colour_image, write_tar
 
@@ -267,6 +269,23 @@ def test_the_preview_ends_where_all_is_found(tmp_path, shards, monkeypatch):
         "  8 rows with the image of an earlier one: open-clip-fff pack --group makes one sample of all rows of an image"
     )
     assert again in preview_lines([preview], settings)
+
+
+def test_an_empty_cell_of_a_csv_alone_is_no_value(tmp_path, monkeypatch):
+    """pandas takes NA, null, None and nan for no value, and makes 7 of an image named 007."""
+    images, texts = ["007", "8", "9", "10", "11"], ["None", "null", "NA", "nan", ""]
+    for image in images:
+        (tmp_path / image).write_bytes(colour_image("red", 1))
+    rows = [",".join((image, text, text)) for image, text in zip(images, texts, strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join(["image,text,key", *rows]))
+    settings = CaptionSettings(1, "all", ("text",), positive_key="key")
+    monkeypatch.chdir(tmp_path)
+    preview = preview_csv("a.csv", ",", "image", settings)
+    dataset = _csv_dataset(oc_data.CsvDataset, settings, "a.csv", None, sep=",", img_key="image", caption_key="text")
+    assert (preview.rows, preview.usable, preview.empty) == (5, 4, 1)
+    found = [deserialize(text) for text in dataset.captions]
+    assert list(dataset.images) == images[:4] and [row.captions for row in found] == [[text] for text in texts[:4]]
+    assert [row.key for row in found] == [key_id(text) for text in texts[:4]]
 
 
 def test_the_preview_shows_repeats_and_empty_rows(tmp_path):

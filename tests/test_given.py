@@ -173,9 +173,29 @@ def written(path, rows: list[tuple], columns: str = "source_a shard_a key_a sour
     {
         ".parquet": table.to_parquet,
         ".csv": partial(table.to_csv, index=False),
+        ".tsv": partial(table.to_csv, index=False, sep="\t"),
         ".jsonl": partial(table.to_json, orient="records", lines=True),
     }[path.suffix](path)
     return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "tsv", "jsonl"])
+def test_keys_that_look_like_no_value_and_cells_that_have_none(tmp_path, suffix):
+    """pandas takes NA, null, None and nan in a CSV for no value, and writes the whole numbers of a gap as 0.0."""
+    keys = ["NA", "null", "None", "nan", "17", "3"]
+    write_tar(tmp_path / "nan.tar", {key: colour_sample(row) for row, key in enumerate(keys)})
+    rows = [(0.0, "nan", "NA", "nan", "null"), (None, "nan", "None", "nan", "nan"), (None, "nan", None, "nan", "nan")]
+    found = read_pairs(
+        written(tmp_path / f"p.{suffix}", rows, "source_a shard_a key_a shard_b key_b"),
+        url := str(tmp_path / "nan.tar"),
+    )
+    wanted = [sorted(row_id(url, key) for key in pair) for pair in (("NA", "null"), ("None", "nan"))]
+    assert sorted(found.pairs.tolist()) == sorted(wanted)
+    assert any(line.endswith("left out 1 pair with an empty cell") for line in found.lines)
+    whole = [("nan", 17, "nan", 3), ("nan", None, "nan", 3)]  # pandas makes floats of them
+    if suffix in ("parquet", "jsonl"):
+        found = read_pairs(written(tmp_path / f"n.{suffix}", whole, "shard_a key_a shard_b key_b"), url)
+        assert found.pairs.tolist() == [sorted((row_id(url, "17"), row_id(url, "3")))]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
@@ -202,6 +222,7 @@ def test_a_file_of_pairs(two_sets, tmp_path, suffix):
     [
         ([("00", "01", "00", "02")], "shard_a key_a shard_b key_b", "shard 00 is .* name its data set, from 0"),
         ([("01", "02")], "key_a key_b", "no column shard_a; it has key_a, key_b"),
+        ([(0.5, "00", "01", 0, "00", "01")], None, r"source is '0\.5': the number of a data set, from 0"),
         ([(0, "00", "09", 0, "00", "01")], None, "first 00 09.*no pair of two rows of --train-data is left"),
         ([("x", "00", "01", 0, "00", "01")], None, "source is 'x': the number of a data set, from 0"),
         ([], None, "holds no pair"),

@@ -1,5 +1,6 @@
 """--positives: a file of pairs of rows, each named by data set, shard and key, as keys repeat over shards."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from open_clip_fff.data.data_sets import BETWEEN, data_sets, stem_of
 from open_clip_fff.data.ids import row_id
 from open_clip_fff.data.row_counts import image_keys, readable_at_once
-from open_clip_fff.data.table_columns import column_names
+from open_clip_fff.data.table_columns import EMPTY_ALONE, column_names
 from open_clip_fff.errors import UsageError, as_mistake, printable
 from open_clip_fff.plural import plural
 
@@ -47,7 +48,8 @@ def read_pairs(path: str, shards: str | None, images: list[str] | None = None) -
         raise UsageError(f"{where}: it has no column {missing[0]}; it has {column_names(list(table))}")
     if not len(table):
         raise UsageError(f"{where}: it holds no pair")
-    pairs = list(zip(*(_rows(table, side, urls) for side in _SIDES), strict=True))
+    filled = table.dropna(subset=needed).astype(object).convert_dtypes()  # pandas makes 17.0 of 17 beside a gap
+    pairs = list(zip(*(_rows(filled, side, urls) for side in _SIDES), strict=True))
     known = _known_keys({row.shard for pair in pairs for row in pair if row.shard is not None}, images)
     lost: dict[str, list[str]] = {"shard that is not in --train-data": [], "key that is not in its shard": []}
     of_shard, of_key = lost.values()
@@ -64,6 +66,8 @@ def read_pairs(path: str, shards: str | None, images: list[str] | None = None) -
         for what, names in lost.items()
         if names
     ]
+    if empty := len(table) - len(filled):
+        lines.append(f"{where}: left out {plural(empty, 'pairs')} with an empty cell")
     ids = np.unique(np.sort(np.array(kept, dtype=np.int64).reshape(-1, 2), axis=1), axis=0)
     ids = ids[ids[:, 0] != ids[:, 1]]
     if not len(ids):
@@ -102,10 +106,12 @@ class _Shards:
 
     def find(self, source: object, name: str) -> str | None:
         """The url of a shard; None if there is none. Raises UsageError if there are several."""
-        try:
-            number = None if str(source) in ("", "None", "nan", "<NA>") else int(source)  # type: ignore[call-overload]
-        except ValueError:
-            raise UsageError(f"{self.where}: source is {source!r}: the number of a data set, from 0") from None
+        number, text = None, str(source).strip()
+        if text not in ("", "None", "nan", "<NA>"):
+            whole = re.fullmatch(r"(\d+)(?:\.0+)?", text)  # pandas writes 0.0 where a column has empty cells
+            if whole is None:
+                raise UsageError(f"{self.where}: source is {text!r}: the number of a data set, from 0")
+            number = int(whole[1])
         found = self._urls.get((number, name), set())
         if len(found) > 1:
             more = "name its data set, from 0, in source_a and source_b" if self._several else "name it by its path"
@@ -137,9 +143,9 @@ def _read(path: str) -> Any:
     import pandas as pd
 
     readers: dict[str, Callable[[], Any]] = {
-        ".parquet": lambda: pd.read_parquet(path),
-        ".csv": lambda: pd.read_csv(path, dtype=str),
-        ".tsv": lambda: pd.read_csv(path, dtype=str, sep="\t"),
+        ".parquet": lambda: pd.read_parquet(path, dtype_backend="numpy_nullable"),
+        ".csv": lambda: pd.read_csv(path, dtype=str, **EMPTY_ALONE),
+        ".tsv": lambda: pd.read_csv(path, dtype=str, sep="\t", **EMPTY_ALONE),
         ".jsonl": lambda: pd.read_json(path, lines=True, dtype=False),
     }
     suffix = Path(path).suffix.lower()

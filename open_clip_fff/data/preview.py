@@ -194,7 +194,7 @@ def preview_csv(
 
     Raises UsageError if the file or its first images cannot be read.
     """
-    table = read_table(path, separator, captions.text_columns, nrows=ROW_LIMIT)
+    table = read_table(path, separator, (image_column, *captions.text_columns), nrows=ROW_LIMIT)
     images = [str(image) for image in table[image_column].dropna().head(TRIED)]
     if len(table) and not images:
         raise UsageError(f"--csv-img-key {image_column}: the first rows of {path} are empty there")

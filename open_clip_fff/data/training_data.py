@@ -67,8 +67,8 @@ def training_pairs(plan: Plan, args: argparse.Namespace) -> NamedPairs | None:
         return read_pairs(path, args.train_data)
     columns, separator = csv_captions(args, plan.captions), args.csv_separator
     image = table_columns(args.train_data, separator, args.csv_img_key, columns).image
-    images = read_table(args.train_data, separator, ())[image]
-    return read_pairs(path, None, [str(image) for image in images])
+    images = read_table(args.train_data, separator, (image,))[image]
+    return read_pairs(path, None, [str(image) for image in images.dropna()])
 
 
 def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[str]]:

@@ -148,13 +148,13 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     image, captions, _ = table_columns(filename, options["sep"], options["img_key"], captions)
     columns, reader = list(captions.text_keys), CaptionReader(captions)
     # all columns, as OpenCLIP reads them next: with `usecols` a row with a cell too many is no error
-    table = read_table(filename, options["sep"], captions.text_columns)
+    table = read_table(filename, options["sep"], (image, *captions.text_columns))
     dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
     paths, texts, counters, left_out, lost = [], [], LoaderCounters(captions.sources), Counter[str](), {}
     names = captions.text_columns
     if len(table) >= MANY_ROWS:
         logging.info(f"Reading the captions of the {len(table):,} rows of {filename}")
-    for path, *row_cells in zip(dataset.images, *(table[name] for name in names), strict=True):
+    for path, *row_cells in zip(table[image], *(table[name] for name in names), strict=True):
         cells = dict(zip(names, row_cells, strict=True))
         found = reader.by_column(cells)
         row = reader.table_row(str(path), cells, found)
