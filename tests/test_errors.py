@@ -145,9 +145,13 @@ def test_a_source_below_the_least_coverage(refused, trainer, tmp_path, capsys):
     assert "--min-coverage 0.9: txt has text in 75.00%" in refused(*FFF, "--min-coverage", "0.9", data=data)
     # a later shard is noticed at the epoch's end
     data = ["--train-data", str(tmp_path / "{00..01}.tar"), "--train-num-samples", "32"]
-    assert trainer(*FFF, "--min-coverage", "0.7", "--name", "later", data=data) == 2
-    assert "--min-coverage 0.7: in epoch 0, txt has text in" in capsys.readouterr().err
     assert "--raw-weight does nothing" in refused(*FFF, "--raw-weight", "2")
+    later = [*FFF, "--min-coverage", "0.7", "--name", "later"]
+    assert trainer(*later, data=data) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "--min-coverage 0.7: in epoch 0, txt has text in" in line and line.endswith("--resume latest")
+    assert trainer(*later, "--resume", "latest", data=data) == 0
+    assert "after step 2 of 2" in trainer.log("later") and trainer.checkpoint("later")["epoch"] == 1
 
 
 def test_a_kernel_without_its_gpu_or_without_triton(refused, monkeypatch):

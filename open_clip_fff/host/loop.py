@@ -64,9 +64,12 @@ class EpochRunner:
         loader.after_step = []
         after_epoch(state)
         checkpoints.after_epoch()
+        try:
+            _report_rows(state, epoch)
+        except UsageError as error:
+            raise UsageError(f"{error}; {checkpoints.keep_epoch()}") from error
         for observer in state.step_observers:
             observer.after_epoch(epoch)
-        _report_rows(state, epoch)
         _report_mining(state, epoch)
         if state.master and (left_out := left_out_line(*state.guard.take_counts())):
             logging.warning(f"Steps left out in epoch {epoch}: {left_out}")

@@ -157,6 +157,19 @@ class MidEpochCheckpoints:
         if self.active and self._agreement.any_rank():
             self._stop(self.steps)
 
+    def keep_epoch(self) -> str:
+        """To be called on all ranks where a run ends at its epoch's end by an error; saves, and says how to go on."""
+        if not self.active:
+            return "nothing is saved"
+        args, path = self.state.args, self._path(self.steps)
+        self._save(self.steps)
+        if args.world_size > 1:
+            oc_main.torch.distributed.barrier()  # the first rank to exit ends the others
+        return f"saved as {path}; {_how_to_resume(args, path)}"
+
+    def _path(self, step: int) -> Path:
+        return Path(self.state.args.checkpoint_path) / f"{Position(self.epoch, step).stem}.pt"
+
     def _stop(self, step: int) -> None:
         state, signum = self.state, self.state.stopping.signum
         assert signum is not None
@@ -182,8 +195,7 @@ class MidEpochCheckpoints:
     def _save(self, step: int) -> Path | None:
         """On rank 0, writes a checkpoint in OpenCLIP's format; gives None on other ranks, or if nothing was trained."""
         state, args = self.state, self.state.args
-        at = Position(self.epoch, step)
-        path = Path(args.checkpoint_path) / f"{at.stem}.pt"
+        at, path = Position(self.epoch, step), self._path(step)
         if step:
             self._gather()
         if not state.master:

@@ -63,4 +63,4 @@ def check_coverage(news: Mapping[str, int], captions: CaptionSettings, where: st
         share = news[f"source {source}"] / max(news["rows"], 1)
         if news["rows"] and share < captions.min_coverage:
             short = f"{source} has text in {share:.2%} of {plural(news['rows'], 'rows')}"
-            raise UsageError(f"--min-coverage {captions.min_coverage:g}: in {where}, {short}")
+            raise UsageError(f"--min-coverage {captions.min_coverage:g}: in {where}, {short}; lower it to go on")
