@@ -120,6 +120,10 @@ def test_settings_that_contradict_each_other(argv, says):
 def test_sources_keep_their_order():
     captions = plan("--text-key", "txt;caption", "--json-text-key", "b; a", "--loss", "fff").captions
     assert captions.sources == ("txt", "caption", "json:b", "json:a")
+    twice = plan("--text-key", "txt;caption;txt", "--json-text-key", "b; a;json:b;re:x; re:x", "--loss", "fff").captions
+    assert twice.text_keys == ("txt", "caption") and twice.sources == (*captions.sources, "json:re:x")
+    beside = CaptionSettings(sidecar="d", sidecar_keys=("c", "d", "c", " d")).sources
+    assert beside == ("txt", "sidecar:c", "sidecar:d")
     assert captions.policy == "all" and plan("--loss", "clip").captions.policy == "first"
 
 

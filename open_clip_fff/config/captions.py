@@ -151,6 +151,8 @@ class CaptionSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("text_keys", "json_keys", "sidecar_keys"):  # a source that is named twice is read once
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         if not self.text_keys and not self.json_keys and self.sidecar is None:
             raise ValueError("no caption source: name one with --text-key, --json-text-key or --caption-sidecar")
         for _, field in self.json_fields:
@@ -243,13 +245,14 @@ class CaptionSettings(Settings):
     @property
     def json_fields(self) -> tuple[tuple[str, str], ...]:
         """The tar member and the field of each json key."""
-        return tuple(map(_member_and_field, self.json_keys))
+        return tuple(dict.fromkeys(map(_member_and_field, self.json_keys)))
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources' names, in the order of their captions."""
         beside = [("sidecar", key) for key in self.sidecar_keys] if self.sidecar else []
-        return (*self.text_keys, *(source_name(*names) for names in (*self.json_fields, *beside)))
+        named = (source_name(*names) for names in (*self.json_fields, *beside))
+        return tuple(dict.fromkeys((*self.text_keys, *named)))
 
 
 def source_name(where: str, name: str) -> str:
