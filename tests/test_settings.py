@@ -93,6 +93,7 @@ def test_what_follows_from_the_source_of_the_features():
         (["--mined-per-image", "2", "--mined-cap", "1"], "the cap leaves at most 1"),
         (["--mined-per-image", "1", "--p1", "off", "--p2", "off", "--p3", "off"], "nothing can be mined"),
         (["--mining-guard"], "add --mining-warmup STEPS"),
+        (["--batch-hooks", "grit;grit"], "--batch-hooks grit;grit: name grit once"),
         (["--feature-sidecar", "d"], "does nothing without --mining-features precomputed or --group-features stored"),
         (["--mining-features", "off", "--feature-sidecar", "d"], "does nothing without --mining-features precomputed"),
         (["--ema-decay", "1"], "0 < decay < 1"),

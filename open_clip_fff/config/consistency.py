@@ -4,7 +4,7 @@ from open_clip_fff.config.all_settings import OWNERS
 from open_clip_fff.config.fields import as_flag, fields_by_flag, flag_of, has_effect
 from open_clip_fff.config.mining import IMAGE_THRESHOLDS, SELF_FEATURES, THRESHOLDS, FrozenSource, MiningConfig
 from open_clip_fff.config.objective import OUR_LOSSES, OURS
-from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.plan import GROUPING_HOOK, Plan
 from open_clip_fff.errors import UsageError
 
 MINING, MODEL = (frozenset(fields_by_flag(kind)) for kind in (MiningConfig, FrozenSource))
@@ -23,6 +23,8 @@ def check(plan: Plan) -> None:
     _check_weights(plan)
     _check_connection(plan)
     _check_fusion(plan, loss)
+    if plan.batch_hooks.count(GROUPING_HOOK) > 1:
+        raise UsageError(f"--batch-hooks {';'.join(plan.batch_hooks)}: name {GROUPING_HOOK} once")
     if plan.grouping is not None and plan.grouping.source == "stored" and plan.stored_by and not plan.stored_by.images:
         raise UsageError(
             f"--group-features stored: {plan.stored_by.model}, whose features are stored, knows no images, and "
