@@ -112,6 +112,7 @@ def test_a_caption_field_that_does_not_exist(refused):
     line = refused(*FFF, "--json-text-key", "captions;blip2")
     assert "--json-text-key blip2: no row of 00.tar has text there" in line
     assert "separated by ; and not" in refused(*FFF, "--json-text-key", "captions,title")
+    assert refused(*FFF, "--json-text-key", "re:^capt").endswith("takes the pattern of a whole name, as in re:cap.*")
     assert "--text-key caption: no row of 00.tar" in refused(*FFF, "--text-key", "caption")
     assert "json, png, txt, and json has captions, title, width; without it: --text-key ''" in refused(
         *FFF, "--text-key", "caption"

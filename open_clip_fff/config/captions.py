@@ -57,8 +57,8 @@ class CaptionSettings(Settings):
     json_keys: tuple[str, ...] = setting(
         "json_text_key",
         (),
-        "fields of the member json with a caption or a list of them: a name, a path meta.captions, or re:PATTERN "
-        "over names; syn.json:NAME is a field of the member syn.json; they follow the text keys",
+        "fields of the member json with a caption or a list of them: a name, a path meta.captions, or re:PATTERN, "
+        "which matches whole names; syn.json:NAME is a field of the member syn.json; they follow the text keys",
     )
     sidecar: str | None = setting(
         "caption_sidecar",

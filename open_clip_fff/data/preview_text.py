@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.captions import PATTERN, CaptionSettings
 from open_clip_fff.data.preview import Preview
 from open_clip_fff.data.shards import IMAGES, describe_members, dotted_key_note
 from open_clip_fff.data.table_columns import column_names
@@ -33,6 +33,7 @@ def check_previews(previews: Sequence[Preview], captions: CaptionSettings) -> No
             others = [key for key in captions.text_keys if key != source]
             fix = f"; without it: {preview.flag} '{';'.join(others)}'" if source in captions.text_keys and text else ""
             fix += "; several names are separated by ; and not by ," * ("," in source)
+            fix += "; re: takes the pattern of a whole name, as in re:cap.*" * (f":{PATTERN}" in source)
             bounds = f" (--caption-words {captions.bounds})" if captions.bounds else ""
             instead = f"{bounds}; {_found_instead(source, preview)}{fix}"
             raise UsageError(f"{_flags(source, preview)}: no row of {names} has text there{instead}")
