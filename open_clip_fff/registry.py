@@ -1,7 +1,7 @@
 """What a flag can choose, by name: a dict that refuses duplicates."""
 
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from open_clip_fff.errors import UsageError
@@ -16,10 +16,11 @@ class Registry(Generic[T]):
         kind: what is registered, as the user would call it ("loss", "batch hook").
         flag: the flag that chooses among the names, for error lines.
         built_in: our own entries, as `module:attribute`; imported when they are first read.
+        others: what the flag accepts beside the entries, for error lines.
     """
 
-    def __init__(self, kind: str, flag: str, built_in: Mapping[str, str]) -> None:
-        self.kind, self.flag = kind, flag
+    def __init__(self, kind: str, flag: str, built_in: Mapping[str, str], others: Sequence[str] = ()) -> None:
+        self.kind, self.flag, self._others = kind, flag, others
         self._built_in = dict(built_in)
         self._entries: dict[str, T] = {}
 
@@ -42,7 +43,7 @@ class Registry(Generic[T]):
         """Raises UsageError, with the known names, for an unknown one; imports nothing."""
         if name not in self:
             raise UsageError(
-                f"{self.flag}: no {self.kind} is called {name!r}; there are: {', '.join(self)} "
+                f"{self.flag}: no {self.kind} is called {name!r}; there are: {', '.join((*self._others, *self))} "
                 f"(your own come with --plugin MODULE)"
             )
 

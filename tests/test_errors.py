@@ -306,7 +306,8 @@ def test_plugins_and_configs_that_are_not_there(refused, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps({"embed_dim": 3}))
     assert "no architecture there" in refused("--model-config", str(tmp_path / "bad.json"))
     line = refused("--loss", "no-such-loss")
-    assert re.search("no loss is called 'no-such-loss'; there are: .*fff, .*softmax", line)  # and other tests' own
+    there = "there are: clip, siglip, .*fff, .*softmax"  # and other tests' own
+    assert re.search(f"no loss is called 'no-such-loss'; {there}", line)
 
 
 def test_a_run_of_that_name(trainer, capsys):

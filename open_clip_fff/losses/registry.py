@@ -38,7 +38,7 @@ class LossEntry:
 _HERE = "open_clip_fff.losses.built_in"
 _BUILT_IN = {"fff": f"{_HERE}:FFF", "softmax": f"{_HERE}:SOFTMAX", "s-itc": f"{_HERE}:S_ITC"}
 
-LOSSES: Registry[LossEntry] = Registry("loss", "--loss", _BUILT_IN)
+LOSSES: Registry[LossEntry] = Registry("loss", "--loss", _BUILT_IN, STOCK_LOSSES)
 
 
 def register_loss(name: str, *, bias: bool = False) -> Callable:
