@@ -1,4 +1,4 @@
-"""Refuses features that do not go together, or are not L2-normalised: their products are not cosines."""
+"""Refuses features that do not go together, or are not L2-normalised (their products are not cosines); odd labels."""
 
 import torch
 from torch import Tensor
@@ -37,14 +37,15 @@ def check_normalised(name: str, features: Tensor, valid: Tensor | None = None) -
 
 
 def check_pair(image: Tensor, text: Tensor) -> None:
-    """Raises ValueError unless they are [N, D] and [N, K, D], of one type."""
-    if text.ndim != 3 or image.shape != (len(text), text.shape[-1]) or image.dtype != text.dtype:
+    """Raises ValueError unless they are [N, D] and [N, K, D], of one type, with K >= 1."""
+    if text.ndim != 3 or not text.shape[1] or image.shape != (len(text), text.shape[-1]) or image.dtype != text.dtype:
         images, texts = (f"{list(x.shape)} of {x.dtype}" for x in (image, text))
-        raise ValueError(f"images {images} do not go with texts {texts}: [N, D] and [N, K, D] of one type are expected")
+        expected = "[N, D] and [N, K, D] are expected, K >= 1, of one type"
+        raise ValueError(f"images {images} do not go with texts {texts}: {expected}")
 
 
 class FirstCall:
-    """Checks features of each name in the first call only, because checking waits for the accelerator."""
+    """Checks the tensors of each name in the first call only, because checking waits for the accelerator."""
 
     def __init__(self) -> None:
         self._passed: set[str] = set()
@@ -60,3 +61,12 @@ class FirstCall:
             check_normalised(name, x, valid if x.ndim == 3 else None)
             if not torch.compiler.is_compiling():
                 self._passed.add(name)
+
+    def labels(self, **assignments: Tensor | None) -> None:
+        """Raises ValueError for an int8 assignment with another value than +1, -1 and 0; not inside `torch.compile`."""
+        for name, x in assignments.items():
+            if x is None or x.dtype != torch.int8 or x.is_meta or name in self._passed or torch.compiler.is_compiling():
+                continue
+            if ((x > 1) | (x < -1)).any():
+                raise ValueError(f"{name} has values from {x.min()} to {x.max()}: it is +1, -1 or 0, or bool")
+            self._passed.add(name)

@@ -182,6 +182,19 @@ def test_a_batch_without_images_costs_nothing(make):
     assert make()(image[:0], text[:0], SCALE, BIAS) == 0
 
 
+@pytest.mark.parametrize("make", LOSSES)
+def test_no_captions_and_labels_that_are_none_are_refused(make):
+    image, text = features()
+    with pytest.raises(ValueError, match="K >= 1"):
+        make()(image, text[:, :0], SCALE, BIAS)
+    labels = similarity_assignment(image, text, **THRESHOLDS).to(torch.int8)
+    for name in ("assignment", "text_assignment"):
+        with pytest.raises(ValueError, match=f"^{name} has values from 0 to 2: it is"):
+            make()(image, text, SCALE, BIAS, **{"assignment": labels, name: 2 * labels})
+    with pytest.raises(ValueError, match="mining or assignment"):
+        FFFLoss(mining=MiningConfig(**THRESHOLDS))(image, text, SCALE, BIAS, assignment=labels)
+
+
 @pytest.mark.parametrize("group", [0, -2])
 def test_a_group_has_at_least_one_image(group):
     with pytest.raises(ValueError, match=f"group is {group}: it is at least 1 image"):

@@ -84,8 +84,9 @@ class GlobalBatchLoss(nn.Module, ABC):
             Scalar, float32 (float64 for float64 features), the same number on every rank.
 
         Raises:
-            ValueError: for shapes or types that do not fit, and in the first call for features that are not
-                L2-normalised (rows of zeros, and padding, are allowed).
+            ValueError: for shapes or types that do not fit, for an assignment beside `FFFLoss(mining=...)`, and in the
+                first call for features that are not L2-normalised (rows of zeros, and padding, are allowed) and for
+                labels that are not +1, -1 or 0.
             RuntimeError: in a backward with create_graph=True, unless `impl` is `dense`.
         """
         with no_autocast(image_features.device):
@@ -96,6 +97,8 @@ class GlobalBatchLoss(nn.Module, ABC):
             valid = all_valid(text) if caption_valid is None else caption_valid.bool()
             if text_assignment is not None and not isinstance(assignment, Tensor):
                 raise ValueError("text_assignment needs an assignment that is a tensor, too")
+            if assignment is not None and self.miner is not None:
+                raise ValueError("a loss with mining makes its assignment itself: give mining or assignment, not both")
             size, k = text.shape[:2]
             pairs = "[B, N, K]", (size, size * self.world_size, k)
             _check_shape("caption_valid", valid, "[B, K]", (size, k))
@@ -114,6 +117,7 @@ class GlobalBatchLoss(nn.Module, ABC):
             if not isinstance(assignment, Assignment):
                 own, ranks = own_text_block(valid, image_ids, self.rank), (self.rank, self.world_size, self._ring)
                 if assignment is not None:
+                    self._check.labels(assignment=assignment, text_assignment=text_assignment)
                     assignment = GivenLabels(assignment, GlobalTexts(own, *ranks), text_assignment)
                 else:
                     if self.miner is not None:
