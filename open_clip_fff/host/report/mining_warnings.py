@@ -6,9 +6,11 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.mining.counts import Rates
 from open_clip_fff.mining.miner import CROWD, GROWTH, TRUST, Miner
+from open_clip_fff.mining.rate import HORIZON
 
 ENOUGH = 1000  # scored pairs, by which a discriminator is judged
 REJECTED = 0.01  # least share of them that one that works calls no match
+EXPECTED = 10  # mined pairs, of which a rate that is held gives some
 HEAVY = 4  # given positives for each own caption
 
 
@@ -38,7 +40,7 @@ class OneSidedDiscriminator:
 
 def mining_warning(mined: Rates, miner: Miner, captions: int) -> str | None:
     """What is wrong in mining and how to fix it; None where nothing is. `captions` counts the global batch's."""
-    config, reference = miner.config, miner.reference
+    reference = miner.reference
     if mined.held_back and reference is not None:
         if miner.blind(captions):
             return (
@@ -56,13 +58,18 @@ def mining_warning(mined: Rates, miner: Miner, captions: int) -> str | None:
             f"warm-up's end and {CROWD:.0%} of the {captions:,}: the worst {mined.held_back:.3f} per image are held "
             f"back. Its own mistakes may be feeding it; raise the thresholds, or mine with a frozen model."
         )
-    if config.per_image is not None and not mined.mined and miner.step > config.warmup:
-        return (
-            f"--mined-per-image {config.per_image:g}: nothing is mined, since more pairs than that are equally similar "
-            f"(equal captions, or features that have collapsed), and no threshold can tell them apart; ask for more, "
-            f"or mine with other features."
-        )
     return None
+
+
+def rate_not_held(per_image: float | None, images: int, steps: int) -> str | None:
+    """A warning where `steps` steps of so many images, until now, mined nothing of the rate; None where that may be."""
+    if per_image is None or steps < HORIZON or per_image * images * steps < EXPECTED:
+        return None
+    return (
+        f"--mined-per-image {per_image:g}: in {steps} steps nothing is mined, since more pairs than that are equally "
+        f"similar (equal captions, or features that have collapsed), and no threshold can tell them apart; ask for "
+        f"more, or mine with other features."
+    )
 
 
 def outweighed(given: float, plan: Plan) -> str | None:

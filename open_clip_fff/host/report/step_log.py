@@ -12,7 +12,13 @@ from torch import Tensor
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.distributed import sum_over_ranks
 from open_clip_fff.host.generation import TASKS
-from open_clip_fff.host.report.mining_warnings import OneSidedDiscriminator, mining_warning, never_met, outweighed
+from open_clip_fff.host.report.mining_warnings import (
+    OneSidedDiscriminator,
+    mining_warning,
+    never_met,
+    outweighed,
+    rate_not_held,
+)
 from open_clip_fff.host.report.results import track
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
@@ -121,6 +127,7 @@ class StepReporter:
         self._labels = criterion.connections is not None and criterion.connections.label_matches is not None
         connection = state.plan.connection
         self._discriminator = OneSidedDiscriminator(connection.discriminator) if self._labels and connection else None
+        self._mined_at = 0  # the last step, of `_done`, by which something was mined
         self._left, self._done = steps_per_epoch * (state.args.epochs - first.epoch) - first.step, 0
         self._started = time.monotonic()
 
@@ -178,6 +185,10 @@ class StepReporter:
             warnings.append(never_met(plan.captions))
         if miner is not None:
             warnings.append(mining_warning(mined, miner, images * plan.captions.columns))
+            if mined.mined or mined.held_back:
+                self._mined_at = self._done
+            steps = min(self._done - self._mined_at, miner.step - miner.config.warmup)
+            warnings.append(rate_not_held(miner.config.per_image, images, steps))
         for warning in filter(None, warnings):
             if (kind := warning.split()[:2]) not in self._warned:
                 self._warned.append(kind)
