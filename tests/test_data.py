@@ -271,9 +271,9 @@ def test_the_preview_ends_where_all_is_found(tmp_path, shards, monkeypatch):
     assert again in preview_lines([preview], settings)
 
 
-def test_an_empty_cell_of_a_csv_alone_is_no_value(tmp_path, monkeypatch):
-    """pandas takes NA, null, None and nan for no value, and makes 7 of an image named 007."""
-    images, texts = ["007", "8", "9", "10", "11"], ["None", "null", "NA", "nan", ""]
+def test_no_value_of_a_csv_is_a_caption_or_a_key(tmp_path, monkeypatch):
+    """Nor is an image's name 007 the number 7."""
+    images, texts = ["007", "8", "9", "10", "11"], ["a", "null", "NA", "nan", ""]
     for image in images:
         (tmp_path / image).write_bytes(colour_image("red", 1))
     rows = [",".join((image, text, text)) for image, text in zip(images, texts, strict=True)]
@@ -282,10 +282,9 @@ def test_an_empty_cell_of_a_csv_alone_is_no_value(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     preview = preview_csv("a.csv", ",", "image", settings)
     dataset = _csv_dataset(oc_data.CsvDataset, settings, "a.csv", None, sep=",", img_key="image", caption_key="text")
-    assert (preview.rows, preview.usable, preview.empty) == (5, 4, 1)
+    assert (preview.rows, preview.usable, preview.empty) == (5, 1, 4)
     found = [deserialize(text) for text in dataset.captions]
-    assert list(dataset.images) == images[:4] and [row.captions for row in found] == [[text] for text in texts[:4]]
-    assert [row.key for row in found] == [key_id(text) for text in texts[:4]]
+    assert list(dataset.images) == ["007"] and [(row.captions, row.key) for row in found] == [(["a"], key_id("a"))]
 
 
 def test_the_preview_shows_repeats_and_empty_rows(tmp_path):

@@ -27,8 +27,8 @@ from tests.packing_sets import TOKENS, compress, csv, left_out, pack, picture, p
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 CELLS = [
-    {"file": "pics/0.png", "title": "None", "blip": ["a", "b", "a"], "size": 4, "url": "u0", "label": "red"},
-    {"file": "pics/1.png", "title": None, "blip": ["c"], "size": None, "url": "NA", "label": "blue"},
+    {"file": "pics/0.png", "title": "raw 0", "blip": ["a", "b", "a"], "size": 4, "url": "u0", "label": "red"},
+    {"file": "pics/1.png", "title": None, "blip": ["c"], "size": None, "url": "u1", "label": "blue"},
     {"file": "pics/2.png", "title": " ", "blip": [], "size": 5, "url": None, "label": None},
     {"file": "pics/nowhere.png", "title": "raw 3", "blip": None, "size": 6, "url": "u3", "label": "red"},
     {"file": None, "title": "raw 4", "blip": None, "size": 7, "url": "u4", "label": "red"},
@@ -75,9 +75,9 @@ def test_a_table_of_each_form_gives_the_same_samples(pack, pictures, tmp_path, f
     first, second, third = samples(*sorted((tmp_path / "out").glob("*.tar")))
     size = 4 if "parquet" in form or "json" in form else "4"
     assert first["json"] == {"size": size, "url": "u0", "captions": ["a", "b"]}
-    assert (first["txt"], first["cls"], first["__key__"]) == (b"None", b"red", "000000000")
+    assert (first["txt"], first["cls"], first["__key__"]) == (b"raw 0", b"red", "000000000")
     assert first["png"] == (pictures / "0.png").read_bytes()
-    assert "txt" not in second and second["json"] == {"url": "NA", "captions": ["c"]}  # blip's is not the raw one
+    assert "txt" not in second and second["json"] == {"url": "u1", "captions": ["c"]}  # blip's is not the raw one
     assert set(third) - {"__key__", "__url__", "__local_path__"} == {"png", "json"} and "captions" not in third["json"]
     assert left_out(tmp_path / "out", "00001") == {
         "000000003": "image file is not there",

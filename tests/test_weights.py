@@ -141,7 +141,7 @@ def test_a_resume_that_cannot_go_on_is_one_line(trainer, runs, refused, tmp_path
     assert "(trained with --method clip --model tiny-clip)" in line
     stored = runs.checkpoint("softmax")
     weights = stored["state_dict"]
-    more = saved(tmp_path / "more.pt", weights | {"head.weight": torch.ones(2)}, epoch=1, optimizer={})
+    more = saved(tmp_path / "more.pt", weights | {"head.weight": torch.ones(2)}, epoch=1, optimizer=stored["optimizer"])
     assert "it holds head.weight, which the model does not have" in refused("--resume", str(more))
     bare = saved(tmp_path / "bare.pt", weights, epoch=1)
     assert "holds weights and no optimizer's state" in refused("--resume", str(bare))

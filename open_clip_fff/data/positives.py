@@ -11,13 +11,14 @@ import numpy as np
 from open_clip_fff.data.data_sets import BETWEEN, data_sets, stem_of
 from open_clip_fff.data.ids import row_id
 from open_clip_fff.data.row_counts import image_keys, readable_at_once
-from open_clip_fff.data.table_columns import EMPTY_ALONE, column_names
+from open_clip_fff.data.table_columns import column_names
 from open_clip_fff.errors import UsageError, as_mistake, printable
 from open_clip_fff.plural import plural
 
 TABLE = ""  # the shard of a CSV's rows
 MOST_PARTNERS = 4096  # of one row; each image of a batch reserves as many places
 _SIDES = ("a", "b")
+_EMPTY_ALONE = {"keep_default_na": False, "na_values": [""]}  # a key may be NA, null or nan
 
 
 class NamedPairs(NamedTuple):
@@ -144,8 +145,8 @@ def _read(path: str) -> Any:
 
     readers: dict[str, Callable[[], Any]] = {
         ".parquet": lambda: pd.read_parquet(path, dtype_backend="numpy_nullable"),
-        ".csv": lambda: pd.read_csv(path, dtype=str, **EMPTY_ALONE),
-        ".tsv": lambda: pd.read_csv(path, dtype=str, sep="\t", **EMPTY_ALONE),
+        ".csv": lambda: pd.read_csv(path, dtype=str, **_EMPTY_ALONE),
+        ".tsv": lambda: pd.read_csv(path, dtype=str, sep="\t", **_EMPTY_ALONE),
         ".jsonl": lambda: pd.read_json(path, lines=True, dtype=False),
     }
     suffix = Path(path).suffix.lower()

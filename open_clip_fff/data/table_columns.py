@@ -14,7 +14,6 @@ from open_clip_fff.errors import UsageError, reason
 
 LOCAL_URL = "file://"
 SHOWN = 30  # columns that an error line names
-EMPTY_ALONE = {"keep_default_na": False, "na_values": [""]}  # pandas takes NA, null, None and nan for missing, too
 LONG = 80  # characters of a name there; without a header, a "name" may be an image in base64
 EXCELS_LINE = re.compile(rb"(\xef\xbb\xbf)?sep=[^\r\n][\r\n]")
 NO_TEXT = {  # by first bytes: what is no text, and what to do
@@ -35,9 +34,9 @@ def separated_by(separator: str) -> dict[str, Any]:
 
 
 def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextIO | None = None, **options: Any) -> Any:
-    """A CSV as pandas reads it for OpenCLIP, but with some columns as text, and NaN for empty cells alone.
+    """A CSV as pandas reads it for OpenCLIP, but with some columns as text: pandas would make 7 of 007.
 
-    pandas would make 7 of 007, and NaN of NA.
+    An empty cell is missing, and so are NA, null, None and nan, which are seldom meant as a caption.
 
     Args:
         texts: names of the columns with images, captions or keys; missing ones are ignored.
@@ -57,11 +56,7 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     fix = "a cell that holds the separator, a quote or a line break stands in quotes, with its own doubled"
     try:
         table = pd.read_csv(
-            path if content is None else content,
-            dtype=dict.fromkeys(texts, str),
-            **EMPTY_ALONE,
-            **separated_by(separator),
-            **options,
+            path if content is None else content, dtype=dict.fromkeys(texts, str), **separated_by(separator), **options
         )
     except UnicodeDecodeError as error:
         raise no_text(path, error) from error

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from open_clip_fff.data.table_columns import EMPTY_ALONE, read_table, separated_by
+from open_clip_fff.data.table_columns import read_table, separated_by
 from open_clip_fff.tools.pack.tables.reader import Cells, Reader, bare_name, open_text
 
 PIECE = 16_384  # rows in memory at a time
@@ -32,8 +32,7 @@ class CsvReader(Reader):
         import pandas as pd
 
         # with `usecols` a line with an unquoted comma would lose text; without it such a line is skipped
-        options = {**separated_by(self.separator), **EMPTY_ALONE, "dtype": str}
-        options |= {"chunksize": PIECE, "on_bad_lines": "warn"}
+        options = {**separated_by(self.separator), "dtype": str, "chunksize": PIECE, "on_bad_lines": "warn"}
         with open_text(self.file) as text, pd.read_csv(text, **options) as pieces:
             while True:
                 with warnings.catch_warnings(record=True) as caught:  # of lines with more cells than the header
