@@ -1,5 +1,8 @@
 """Comparisons of odd models: names that mean something to a shell's pattern or to matplotlib, and missing scores."""
 
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -29,6 +32,39 @@ def test_commas_and_brackets_may_be_part_of_a_path(scores, tmp_path):
     (tmp_path / "run2").mkdir()
     with pytest.raises(UsageError, match=r"run\[2\]: no scores of this model"):
         read_rows([str(tmp_path / "run[2]")], [], scores.folder)
+
+
+def train_again(run: Path, *epochs: int) -> Path:
+    """A new run in the place of another, with checkpoints of these epochs."""
+    shutil.rmtree(run, ignore_errors=True)
+    (run / "checkpoints").mkdir(parents=True)
+    for epoch in epochs:
+        (run / "checkpoints" / f"epoch_{epoch}.pt").touch()
+    return run
+
+
+def test_a_run_is_the_one_that_is_there_now(scores, tmp_path, monkeypatch, capsys):
+    """And not a longer one that had its name: deleted since, or another project's."""
+    monkeypatch.chdir(tmp_path)
+    run, other = train_again(tmp_path / "logs" / "run", 1, 2), train_again(tmp_path / "other" / "logs" / "run", 1, 2, 3)
+    before, theirs = scores.model("run", run=run), scores.model("run", run=other, given="logs/run", epoch=3)
+
+    def found(name: str) -> Path:
+        return read_rows([name], [], scores.folder)[0].models[0].folder
+
+    assert found("logs/run") == before and found(str(other)) == theirs
+    train_again(run, 1)
+    with pytest.raises(UsageError, match=rf"none of its checkpoints is scored, only {before}, which .* or give such"):
+        found("logs/run")
+    assert found(str(before)) == before
+    after = scores.model("run", run=run, epoch=1)
+    assert not capsys.readouterr().out
+    assert found("logs/run") == after
+    told = f"warning: logs/run does not have the checkpoint of {before} any more: {after} is compared\n"
+    assert capsys.readouterr().out == told
+    shutil.rmtree(run)
+    with pytest.raises(UsageError, match=r"logs/run: may be .* or .* or .*; give one of these"):
+        found("logs/run")
 
 
 def test_labels_are_drawn_as_they_are(scores, tmp_path, monkeypatch):

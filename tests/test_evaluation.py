@@ -308,7 +308,8 @@ def test_a_probe_of_other_training_images_is_not_taken_from_the_store(program, f
     assert "training images" in program("linear_probe", *common, "--shots", "1", expect=1).err
 
 
-def test_a_model_that_was_moved_is_found_by_its_new_name(folder, tmp_path):
+def test_a_model_that_was_moved_is_found_by_its_new_name(folder, tmp_path, monkeypatch):
+    """And not by the name that it has in its own folder, where another model has that name."""
     webdataset(tmp_path / "cifar10")
     webdataset(tmp_path / "pets")
     (tmp_path / "a").mkdir()
@@ -317,8 +318,13 @@ def test_a_model_that_was_moved_is_found_by_its_new_name(folder, tmp_path):
         assert score_set(load_model(str(before)), find_set(name, tmp_path), QUICK, tmp_path / "store")[1]
     after.parent.mkdir()
     before.rename(after)
-    assert not score_set(load_model(str(after)), find_set("pets", tmp_path), QUICK, tmp_path / "store")[1]
-    assert ScoreStore(tmp_path / "store").find(str(after)).given == str(after)
+    monkeypatch.chdir(after.parent)
+    assert not score_set(load_model("tiny"), find_set("pets", tmp_path), QUICK, tmp_path / "store")[1]
+    assert ScoreStore(tmp_path / "store").find(str(after)).given == "tiny"
+    before.mkdir()
+    monkeypatch.chdir(before.parent)
+    with pytest.raises(UsageError, match="tiny: no scores of this model"):
+        ScoreStore(tmp_path / "store").find("tiny")
 
 
 def test_a_set_that_is_there_in_part(tmp_path):

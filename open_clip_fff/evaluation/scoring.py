@@ -18,7 +18,7 @@ from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, LINEAR_PROBE, RERANKING
 from open_clip_fff.evaluation.store import META, Score, model_folder, read_score, rename_model, write_score
 from open_clip_fff.fingerprint import architecture_fingerprint
-from open_clip_fff.hub.loading import LoadedModel
+from open_clip_fff.hub.loading import LoadedModel, local_path
 from open_clip_fff.hub.params import read_params
 
 VERSIONS = ("open_clip_torch", "clip-benchmark", "torch", "torchvision", "timm", "webdataset", "numpy")
@@ -104,8 +104,10 @@ def score_set(
 
 
 def _about_model(loaded: LoadedModel) -> dict[str, Any]:
+    path = local_path(loaded.given)
     return {
         "given": loaded.given,
+        "path": None if path is None else str(path.resolve()),
         "name": loaded.name,
         "weights": loaded.weights,
         "epoch": loaded.epoch,

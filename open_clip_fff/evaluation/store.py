@@ -30,8 +30,8 @@ class Score:
     """One model on one set."""
 
     result: dict[str, Any]  # clip-benchmark's JSON: dataset, model, pretrained, task, metrics, language
-    # `model` (given, name, weights, epoch, run, params), `set` (name, title, task, metric, location, layout, split,
-    # images, captions, classes, templates), `conditions` (of a probe or re-ranking), `precision`, `device`,
+    # `model` (given, path, name, weights, epoch, run, params), `set` (name, title, task, metric, location, layout,
+    # split, images, captions, classes, templates), `conditions` (of a probe or re-ranking), `precision`, `device`,
     # `batch_size`, `workers`, `seconds`, `versions`, `date`
     meta: dict[str, Any]
     # classification: `target` and `predicted` int64 [images]. Retrieval: `image_of_text` int64 [captions] and, under

@@ -12,9 +12,9 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.evaluation.store import Score, read_score, stored
-from open_clip_fff.hub.checkpoints import Position, read_position, run_folder
+from open_clip_fff.hub.checkpoints import Position, newest_first, read_position, run_folder
 
 SetKey = tuple[str, str]  # clip-benchmark's task and the set's name
 SHOWN = 5  # models of a store, in an error line
@@ -27,6 +27,7 @@ class StoredModel:
 
     folder: Path  # STORE/MODEL
     given: str  # what open-clip-fff score was given
+    path: Path | None  # of `given`, if it is one
     run: Path | None  # its run folder, if it has one
     at: Position  # how far it was trained, epoch -1 if unknown
 
@@ -36,16 +37,21 @@ class StoredModel:
         return self.folder.resolve()
 
     @cached_property
-    def source(self) -> Path:
-        """Its run, else what was scored, without links."""
-        return (self.run or _path(self.given)).resolve()
+    def sources(self) -> set[Path]:
+        """What was scored, and its run, without links."""
+        return {each.resolve() for each in (self.path, self.run) if each is not None}
 
     def has_name(self, name: str, path: Path) -> bool:
-        """Whether it was scored as `name`, or from the run, checkpoint or folder `path` (without links)."""
-        if self.given == name or self.source == path:
+        """Whether it was scored from the run, checkpoint or folder `path` (without links), or as `name` if none exists.
+
+        A relative path is also the name of another project's run, or of one that was there before.
+        """
+        if path in self.sources:
             return True
         is_checkpoint = self.run is not None and path.suffix == ".pt"
-        return is_checkpoint and self.source == run_folder(path) and self.at == _position(path)
+        if is_checkpoint and run_folder(path) in self.sources and self.at == _position(path):
+            return True
+        return self.given == name and not path.exists()
 
 
 class ScoreStore:
@@ -82,17 +88,31 @@ class ScoreStore:
         return found
 
     def find(self, name: str) -> StoredModel:
-        """One model; of a run, its last epoch. Raises UsageError if it is missing, or several have that name."""
+        """One model; of a run, its last epoch; a warning tells of later ones that it does not have any more.
+
+        Raises UsageError if it is missing, or several have that name.
+        """
         matches = self._matches(name)
         if not matches:
             raise UsageError(
                 f"{name}: no scores of this model in {self.folder} ({self._contents()}); "
                 f"open-clip-fff score {name} makes them"
             )
-        last = max(model.at for model in matches)
-        newest = [model for model in matches if model.at == last]
+        saved = {_position(path) for path in newest_first(_path(name))}
+        kept = [model for model in matches if not saved or model.at in saved]
+        if not kept:
+            raise UsageError(
+                f"{name}: none of its checkpoints is scored, only {_folders(matches, ' and ')}, which it does not have "
+                f"any more; open-clip-fff score {name} scores the newest, or give such a folder"
+            )
+        last = max(model.at for model in kept)
+        runs = {model.run and model.run.resolve() for model in kept}
+        newest = [model for model in kept if model.at == last or len(runs) > 1 or None in runs]
         if len(newest) > 1:
-            raise UsageError(f"{name}: may be {' or '.join(str(model.folder) for model in newest)}; give one of these")
+            raise UsageError(f"{name}: may be {_folders(newest, ' or ')}; give one of these")
+        if gone := [model for model in matches if model.at > last]:
+            why = f"{name} does not have the checkpoint of {_folders(gone, ' and ')} any more"
+            print_warnings([f"warning: {why}: {newest[0].folder} is compared"])
         return newest[0]
 
     def _is_named(self, name: str) -> bool:
@@ -127,15 +147,23 @@ def _stored_model(folder: Path) -> StoredModel | None:
             model = json.loads(path.read_text())["model"]
             at = Position.named(model["name"].rpartition("-")[2])
             at = at or Position(-1 if model["epoch"] is None else int(model["epoch"]))
-            return StoredModel(folder, model["given"], Path(model["run"]) if model["run"] else None, at)
-    return StoredModel(folder, str(folder), None, Position(-1)) if paths else None
+            run = Path(model["run"]) if model["run"] else None
+            # older scores have no path, and what was given may be relative
+            path = model.get("path", None if run else _path(model["given"]))
+            return StoredModel(folder, model["given"], path and Path(path), run, at)
+    return StoredModel(folder, str(folder), None, None, Position(-1)) if paths else None
 
 
 def _position(checkpoint: Path) -> Position:
     at = Position.named(checkpoint.stem)
     if at is None and checkpoint.is_file():
-        at = read_position(checkpoint)
+        with suppress(UsageError):
+            at = read_position(checkpoint)
     return at or Position(-1)
+
+
+def _folders(models: Sequence[StoredModel], word: str) -> str:
+    return word.join(str(model.folder) for model in models)
 
 
 # --- rows
