@@ -54,7 +54,7 @@ def test_a_run_is_the_one_that_is_there_now(scores, tmp_path, monkeypatch, capsy
 
     assert found("logs/run") == before and found(str(other)) == theirs
     train_again(run, 1)
-    with pytest.raises(UsageError, match=rf"none of its checkpoints is scored, only {before}, which .* or give such"):
+    with pytest.raises(UsageError, match=rf"is not scored as it is now, and of {before} .* or give such"):
         found("logs/run")
     assert found(str(before)) == before
     after = scores.model("run", run=run, epoch=1)

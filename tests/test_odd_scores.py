@@ -131,6 +131,19 @@ def test_a_checkpoint_in_an_epochs_middle_has_a_name_of_its_own(tmp_path):
         assert row.models[0].folder == names[found] and row.label == "r"
 
 
+def test_a_checkpoint_that_was_written_over_is_not_compared_by_its_old_scores(tmp_path):
+    run, scores = tmp_path / "logs" / "r", Scores(tmp_path / "store")
+    latest = checkpoint(run, "epoch_latest", epoch=2)
+    folder = scores.model("r", run=run, given=str(latest))
+    for given in (str(latest), str(run)):
+        assert read_rows([given], [], scores.folder)[0].models[0].folder == folder
+    checkpoint(run, "epoch_latest", epoch=3)
+    with pytest.raises(UsageError, match="r: is not scored as it is now"):
+        read_rows([str(run)], [], scores.folder)
+    with pytest.raises(UsageError, match=r"latest\.pt: no scores of this model"):
+        read_rows([str(latest)], [], scores.folder)
+
+
 def test_other_contents_of_a_set_are_told(tmp_path):
     scores = Scores(tmp_path / "store")
     for name, contents in (("a", "0" * 64), ("b", "0" * 64), ("c", "1" * 64)):

@@ -98,12 +98,13 @@ class ScoreStore:
                 f"{name}: no scores of this model in {self.folder} ({self._contents()}); "
                 f"open-clip-fff score {name} makes them"
             )
-        saved = {_position(path) for path in newest_first(_path(name))}
+        path = _path(name)
+        saved = {_position(each) for each in ([path] if path.is_file() else newest_first(path))}
         kept = [model for model in matches if not saved or model.at in saved]
         if not kept:
             raise UsageError(
-                f"{name}: none of its checkpoints is scored, only {_folders(matches, ' and ')}, which it does not have "
-                f"any more; open-clip-fff score {name} scores the newest, or give such a folder"
+                f"{name}: is not scored as it is now, and of {_folders(matches, ' and ')} the checkpoint is not there "
+                f"any more; open-clip-fff score {name} scores it, or give such a folder"
             )
         last = max(model.at for model in kept)
         runs = {model.run and model.run.resolve() for model in kept}
