@@ -91,7 +91,10 @@ def test_no_worker_meets_what_is_left_of_a_loader_that_failed(trainer, sets, tmp
         (["--zeroshot-data", "SETS", "--zeroshot-frequency", "0"], "--zeroshot-data: nothing is scored with"),
         (["--zeroshot-data", "nowhere"], "--zeroshot-data nowhere: there is no such folder"),
         (["--zeroshot-data", "SETS", "--zeroshot-sets", "cifar11"], "--zeroshot-sets cifar11: not one of"),
-        (["--zeroshot-data", "SETS", "--zeroshot-sets", "pets"], "--zeroshot-data: pets: not there"),
+        (
+            ["--zeroshot-data", "SETS", "--zeroshot-sets", "pets;dtd"],
+            "--zeroshot-sets 'pets;dtd': not in --zeroshot-data",
+        ),
         (["--zeroshot-data", "SETS", "--zeroshot-sets", ""], "--zeroshot-sets names no set"),
         (["--zeroshot-sets", "cifar10"], "does nothing without --zeroshot-data"),
         (["--train-data", "", "--zeroshot-data", "SETS"], "--zeroshot-data: is scored as training goes on"),

@@ -12,7 +12,7 @@ from open_clip import get_input_dtype, get_tokenizer
 from open_clip_fff.config.zero_shot import ZeroShotSettings
 from open_clip_fff.errors import UsageError, print_warnings, reason
 from open_clip_fff.evaluation.benchmark import EvalSettings, count_images, evaluate
-from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, memory_warnings, name_warnings, where_to_get
+from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, memory_warnings, name_warnings
 from open_clip_fff.evaluation.protocol import score_text
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.results import keep_results
@@ -30,7 +30,8 @@ def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
     root = Path(settings.root)
     found, missing = find_sets(list(settings.sets), root, ("--zeroshot-sets", "--zeroshot-data"))
     if missing and settings.sets != ("all",):
-        raise UsageError(f"--zeroshot-data: {missing[0]}: not there\n{where_to_get(missing, root)}")
+        fix = f"open-clip-fff score MODEL --data-root {root} --datasets {' '.join(missing)} --download gets them"
+        raise UsageError(f"--zeroshot-sets '{';'.join(missing)}': not in --zeroshot-data {root}; {fix}")
     if not found:
         raise UsageError(f"--zeroshot-data: {root}: none of the paper's sets is there, nor another in webdataset form")
     for at in found:
