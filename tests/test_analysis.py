@@ -82,7 +82,7 @@ def test_kinds_are_told_by_who_is_raw():
 def test_how_alike_the_captions_of_an_image_are():
     owner, raw = owners(COUNTS), torch.arange(sum(COUNTS)) % 3 == 0
     text = unit(len(owner), 6)
-    within, across = within_images(text, owner, len(COUNTS)), raw_to_generated(text, owner, raw, len(COUNTS))
+    within, across = within_images(text, owner, len(COUNTS)), raw_to_generated(text, owner, raw, ~raw, len(COUNTS))
     for image, count in enumerate(COUNTS):
         places = (owner == image).nonzero().flatten().tolist()
         pairs = [dot(text[a], text[b]) for a in places for b in places if a < b]
@@ -161,7 +161,8 @@ def test_a_collapsed_model_finds_nothing():
 
 
 def test_the_tables_hold_what_loops_find():
-    sample = made_up(COUNTS * 3, [1, 1, 1, 0, 1, 2, 1, 2, 1, 1] * 3)
+    repeated = [f"caption {place % 2}" for place in range(3 * sum(COUNTS))]
+    sample = made_up(COUNTS * 3, [1, 1, 1, 0, 1, 2, 1, 2, 1, 1] * 3, captions=repeated)
     found = measure_captions(sample, 8)
     assert found.names == ["raw", "generated"] and len(found.captions) == len(sample.captions)
     raws = Counter(sample.owner[sample.raw].tolist())
@@ -170,6 +171,13 @@ def test_the_tables_hold_what_loops_find():
         caption = kinds_of(sample.owner, sample.raw)[1].indices[place]
         assert row.caption == sample.captions[caption] and row.image == sample.owner[caption]
         assert row.fit == pytest.approx(dot(sample.image[row.image], sample.text[caption]), abs=1e-6)
+    for image in range(30):
+        texts = {place: sample.captions[place] for place in (sample.owner == image).nonzero().flatten().tolist()}
+        raws = {place: text for place, text in texts.items() if sample.raw[place]}
+        others = [place for place, text in texts.items() if text not in raws.values()]  # a repeated raw one is no other
+        pairs = [dot(sample.text[a], sample.text[b]) for a in raws for b in others]
+        expected = float(np.mean(pairs)) if pairs else np.nan
+        assert found.images["raw_to_generated"][image] == pytest.approx(expected, abs=1e-6, nan_ok=True)
     for kind in found.kinds:
         texts = [sample.captions[place] for place in kind.indices.tolist()]
         assert found.of(kind.name)["times"].tolist() == [texts.count(text) for text in texts]

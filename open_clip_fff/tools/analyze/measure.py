@@ -1,6 +1,7 @@
 """All measurements: a table of captions, one of images, and one of the most frequent captions."""
 
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -41,9 +42,10 @@ class Measurements:
     # image); with image features `fit`, `random_image` (cosines with its own and another image)
     captions: pd.DataFrame
     # a row per image: `shard`, `key`; `raw`, `generated` (numbers of captions); `among_KIND`, `raw_to_generated`
-    # (mean cosines of its captions), `random_raw_to_generated` (of different images); `one_KIND`, `mean_KIND` (cosine
-    # of the image with a random caption, and with the mean of all); `outranked_one_KIND`, `outranked_mean_KIND`
-    # (captions in its batch with at least this cosine). NaN for too few captions; columns of NaN are left out
+    # (mean cosines of its captions; the second without generated ones that repeat a raw one),
+    # `random_raw_to_generated` (of different images); `one_KIND`, `mean_KIND` (cosine of the image with a random
+    # caption, and with the mean of all); `outranked_one_KIND`, `outranked_mean_KIND` (captions in its batch with at
+    # least this cosine). NaN for too few captions; columns of NaN are left out
     images: pd.DataFrame
     frequent: pd.DataFrame  # `most_frequent` captions by `kind`
     kinds: list[CaptionKind]  # existing ones, raw first
@@ -97,12 +99,23 @@ def measure_captions(sample: CaptionSample, batch: int) -> Measurements:
         if sample.image is not None:
             _rank(found, sample, sample.image, kind, batch)
     if len(kinds) > 1:
-        images["raw_to_generated"] = _numbers(raw_to_generated(sample.text, sample.owner, sample.raw, len(images)))
+        across = raw_to_generated(sample.text, sample.owner, sample.raw, _no_raw_text(sample), len(images))
+        images["raw_to_generated"] = _numbers(across)
         images["random_raw_to_generated"] = _across(sample, *kinds)
     found.captions = pd.concat(captions, ignore_index=True) if captions else pd.DataFrame()
     found.frequent = pd.concat(frequent, ignore_index=True) if frequent else pd.DataFrame()
     found.images = images.dropna(axis=1, how="all")
     return found
+
+
+def _no_raw_text(sample: CaptionSample) -> Tensor:
+    """Whether a caption's normalised text is none of its image's raw ones, bool [T].
+
+    The list in a sample's json often has the text of its txt, too, whose cosine with itself is 1.
+    """
+    texts = list(zip(sample.owner.tolist(), map(normalised, sample.captions), strict=True))
+    raw = set(compress(texts, sample.raw.tolist()))
+    return torch.tensor([text not in raw for text in texts], device=sample.raw.device)
 
 
 def _across(sample: CaptionSample, raw: CaptionKind, generated: CaptionKind) -> np.ndarray:

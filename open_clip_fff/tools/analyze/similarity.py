@@ -33,9 +33,12 @@ def within_images(text: Tensor, owner: Tensor, images: int) -> Tensor:
     return ((total.square().sum(dim=1) - squares) / pairs).where(pairs > 0, torch.nan)
 
 
-def raw_to_generated(text: Tensor, owner: Tensor, raw: Tensor, images: int) -> Tensor:
-    """The mean cosine of each image's raw captions (bool [T]) with its generated ones, float64 [N]; NaN without."""
-    (ours, few), (theirs, many) = (_sums(text[kind], owner[kind], images) for kind in (raw, ~raw))
+def raw_to_generated(text: Tensor, owner: Tensor, raw: Tensor, generated: Tensor, images: int) -> Tensor:
+    """The mean cosine of each image's raw captions with its generated ones (bool [T] each), float64 [N]; NaN without.
+
+    Other arguments are those of `means`.
+    """
+    (ours, few), (theirs, many) = (_sums(text[kind], owner[kind], images) for kind in (raw, generated))
     pairs = (few * many).double()
     return ((ours * theirs).sum(dim=1) / pairs).where(pairs > 0, torch.nan)
 
