@@ -14,6 +14,7 @@
 set -euo pipefail
 if [[ -n "${DRY_RUN:-}" ]]; then  # before it is submitted: the commands of one task
   : "${SLURM_ARRAY_TASK_ID:=0}" "${SLURM_ARRAY_TASK_MIN:=0}" "${SLURM_ARRAY_TASK_COUNT:=1}"
+  : "${RECIPES:=$(dirname "${BASH_SOURCE[0]}")}"
 fi
 # Slurm runs a copy of this file: RECIPES says where the others are
 source "${RECIPES:-${SLURM_SUBMIT_DIR:-.}/scripts/recipes}/steps.sh"
