@@ -66,6 +66,7 @@ def test_where_classes_tie_each_figure_has_its_own_samples(model, tmp_path, monk
         assert found.metrics[metric] == pytest.approx(np.mean(means), abs=1e-6), metric
 
 
+@pytest.mark.slow
 def test_whose_caption_it_is_takes_no_copy_of_all_pairs(tmp_path):
     """Of each image and caption clip-benchmark holds a cosine and whether they belong together: 5 bytes."""
     webdataset(tmp_path / "sets" / "birds", retrieval=True)

@@ -366,6 +366,7 @@ def test_a_flag_of_the_copy_at_its_default_alone_is_passed_over():
         check_patched(Namespace(**{**stock, "loss_chunk_size": 1}), plan)
 
 
+@pytest.mark.slow
 def test_the_readme_names_what_a_run_replaces(trainer, shards):
     argv = [*trainer.common, "--model-config", str(trainer.config), *trainer.tars, "--val-data", str(shards / "00.tar")]
     command = [sys.executable, "-c", RECORDING, *argv, *FFF, "--report-to", "tensorboard", "--name", "x"]

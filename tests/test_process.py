@@ -26,6 +26,7 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_what_an_encoding_lacks_is_escaped(pictures, tmp_path, encoding):
     command = [sys.executable, "-m", "open_clip_fff"]
@@ -35,6 +36,7 @@ def test_what_an_encoding_lacks_is_escaped(pictures, tmp_path, encoding):
     assert done.returncode == 0 and "\\u03b2" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_stderr_and_a_pipe_that_is_closed(pictures, tmp_path):
     command = [sys.executable, "-m", "open_clip_fff", "pack", pictures, "--out", tmp_path / "out"]
     done = run("sh", "-c", '"$@" 2>&-', "sh", *command)

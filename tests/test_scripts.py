@@ -43,6 +43,7 @@ def test_every_stage_of_the_quickstart(tmp_path):
     assert again.returncode != 0 and "--fresh" in again.stderr and (out / "table.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_quickstart_deletes_its_own_files_alone(tmp_path):
     """The shell script, started elsewhere than in the clone, with a stand-in for the .venv that it makes."""
     venv, mine, earlier = (tmp_path / name for name in ("venv", "mine", "earlier"))

@@ -80,6 +80,7 @@ def test_training_without_our_flags_crops_it_as_openclip_does(trainer, tmp_path,
     assert ("cannot be read" in log) == ours
 
 
+@pytest.mark.slow
 def test_imagenets_validation_names_it(trainer, tmp_path, caplog):
     for row in range(2):
         (tmp_path / "val" / str(row)).mkdir(parents=True)

@@ -69,6 +69,7 @@ def test_captions_that_are_empty_lines_are_told(loaded, tmp_path):
     assert "3 images, 4 captions (1 of them empty lines) (1 of the images have none)" in score_line(score)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retrieval", [True, False])
 def test_tars_without_a_sample(loaded, tmp_path, retrieval):
     folder = webdataset(tmp_path / "mine", images=4, retrieval=retrieval)
@@ -150,6 +151,7 @@ def test_a_folder_that_is_no_score_is_not_replaced(loaded, tmp_path):
     assert meta.with_name("notes").exists() and not any(store.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_training_images_that_a_probe_cannot_be_fitted_on(loaded, tmp_path):
     webdataset(tmp_path / "mine", shards=1)
     webdataset(tmp_path / "mine", shards=1, split="train")
@@ -169,6 +171,7 @@ def test_training_images_that_a_probe_cannot_be_fitted_on(loaded, tmp_path):
         probe(loaded, at, QUICK, training_split(at), ProbeSettings())
 
 
+@pytest.mark.slow
 def test_the_loader_of_a_set_that_failed_is_gone_before_the_next_one_forks(loaded, tmp_path, capfd, monkeypatch):
     """Else a worker that collects garbage ends it, and prints that another process's workers are not its children."""
     write_tar(webdataset(tmp_path / "bad", shards=1) / "test" / "0.tar", {"a": {"jpg": jpeg(0), "cls": b"red"}})

@@ -74,6 +74,7 @@ def test_the_trap_works(trap, tmp_path, member):
     assert ran.exists()
 
 
+@pytest.mark.slow
 def test_a_tokenizers_own_code_is_not_run(trainer, bert_clip, tmp_path, capsys):
     """OpenCLIP passes `tokenizer_kwargs` of an architecture, which may come with weights, to transformers."""
     folder, ran, asks = tmp_path / "model", tmp_path / "ran", {"trust_remote_code": True}

@@ -270,6 +270,7 @@ def test_another_tar_behind_the_end_of_one_is_told(trainer, tmp_path, caplog, ca
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_a_joined_tar_is_told_before_training_and_packing(trainer, tmp_path):
     write_tar(tmp_path / "part.tar", {str(row): colour_sample(row) for row in range(16)})
     (tmp_path / "in").mkdir()
