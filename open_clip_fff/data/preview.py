@@ -177,7 +177,7 @@ def preview_shard(
             break
     preview.links = links_note(url)
     for sidecar in sidecars if keys else []:
-        if not sidecar.missing([url]):
+        if sidecar.path(url).exists():
             sidecar.check_join(url, keys)
     _check_images(f"{data_flag}: {url}", images)
     return preview

@@ -8,7 +8,7 @@ from open_clip_fff.mining.counts import Rates
 from open_clip_fff.mining.miner import CROWD, GROWTH, TRUST, Miner
 from open_clip_fff.mining.rate import HORIZON
 
-ENOUGH = 1000  # scored pairs, by which a discriminator is judged
+ENOUGH = 1000  # scored pairs, after which a discriminator's share of matches is looked at
 REJECTED = 0.01  # least share of them that one that works calls no match
 EXPECTED = 10  # mined pairs, of which a rate that is held gives some
 HEAVY = 4  # given positives for each own caption
