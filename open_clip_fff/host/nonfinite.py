@@ -86,10 +86,8 @@ class KeptBuffers:
     """
 
     def __init__(self, model: torch.nn.Module, guard: StepGuard) -> None:
-        weights = dict(model.named_parameters(remove_duplicate=False))
-        state = model.state_dict() if guard.watching else {}
-        tensors = {name: x for name, x in state.items() if isinstance(x, torch.Tensor) and name not in weights}
-        self._now = {name: buffer for name, buffer in tensors.items() if buffer.is_floating_point()}
+        saved = model.state_dict().keys() if guard.watching else ()
+        self._now = {name: x for name, x in model.named_buffers() if name in saved and x.is_floating_point()}
         self._kept = [buffer.clone() for buffer in self._now.values()]
         self._guard, self._taken = guard, guard.taken
 
